@@ -1,0 +1,100 @@
+"""The command line: `python -m cifar_helpers {run,publish,data,doctor}`. It wires the modules and holds no logic."""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cifar_helpers.config import PROFILES, get_budget
+from cifar_helpers.data import data_folder, load_data
+from cifar_helpers.official import SOURCES, DataError
+from cifar_helpers.report import find_notebooks, run_notebooks, write_report
+from cifar_helpers.runtime import doctor
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 if a notebook failed, 2 for what the caller must mend."""
+    args = make_parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except (ValueError, DataError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cifar_helpers", description="Notebooks, data and machine.")
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="execute the notebooks into a folder and write report.html there")
+    run.set_defaults(command=run_command)
+    run.add_argument("--out", type=Path, default=Path("build"), help="folder to write to (default: build)")
+    run.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} (default: quick)")
+
+    publish = commands.add_parser("publish", help="execute the notebooks in place and rewrite figures/")
+    publish.set_defaults(command=publish_command)
+    publish.add_argument("--profile", help="default: full with CUDA, laptop without")
+
+    for command in (run, publish):
+        command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
+        command.add_argument("--only", help="number of a single notebook, such as 01")
+        command.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="their folder")
+
+    data = commands.add_parser("data", help="find, fetch or make the data, and say what is there")
+    data.set_defaults(command=data_command)
+    data.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
+
+    commands.add_parser("doctor", help="look at this machine").set_defaults(command=doctor_command)
+    return parser
+
+
+def run_command(args: argparse.Namespace) -> int:
+    paths = find_notebooks(args.notebooks, args.only)
+    environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
+    if args.only is None:
+        shutil.rmtree(args.out / "figures", ignore_errors=True)
+    results = run_notebooks(paths, args.out, environment)
+    print(write_report(args.out, results).resolve())
+    return int(any(result.error for result in results))
+
+
+def publish_command(args: argparse.Namespace) -> int:
+    paths = find_notebooks(args.notebooks, args.only)
+    environment = prepare(get_budget(args.profile).profile, args.data or "real") | {"CIFAR_OUT": str(Path.cwd())}
+    results = run_notebooks(paths, Path("build"), environment)
+    for path, result in zip(paths, results, strict=True):
+        if result.error is None:
+            shutil.copyfile(result.executed, path)
+    return int(any(result.error for result in results))
+
+
+def data_command(args: argparse.Namespace) -> int:
+    prepare("quick", args.data)
+    return 0
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    for what, found, advice in doctor():
+        print(f"{what:12} {found}" + (f"  -> {advice}" if advice else ""))
+    print(f"{'data folder':12} {data_folder()}")
+    return 0
+
+
+def prepare(profile: str, source: str | None) -> dict[str, str]:
+    """Get the data ready before any notebook asks for it; return the variables that the notebooks read."""
+    get_budget(profile)
+    found = set()
+    for name in SOURCES:
+        dataset = load_data(name, source=source)
+        print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.val):,} validation images")
+        found.add(dataset.source)
+    # One data set that cannot be had makes both stand-ins: a report never mixes the two.
+    resolved = "real" if found == {"real"} else "synthetic"
+    return {"CIFAR_PROFILE": profile, "CIFAR_DATA": resolved, "CIFAR_DATA_DIR": str(data_folder().resolve())}
+
+
+if __name__ == "__main__":
+    # Notebooks draw without a screen.
+    os.environ.setdefault("MPLBACKEND", "agg")
+    sys.exit(main())

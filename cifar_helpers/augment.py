@@ -1,0 +1,120 @@
+"""Normalisation, and augmentation as values: an augmentation draws for all examples of an epoch at once and is
+applied to whole uint8 batches on the device.
+
+An augmentation is a frozen dataclass with two methods. `draw(count, generator)` returns one random row per example
+of the data set; `apply(images, drawn)` changes a batch with the rows that belong to its examples. So the picture an
+example becomes depends on (seed, epoch, example) alone, whatever the batch size.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from cifar_helpers.arguments import require
+
+
+class Augmentation(Protocol):
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Return the random choices of `count` examples, one row each, on the CPU."""
+
+    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Return changed images, uint8 (B, 3, H, W); the argument is left alone."""
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand(count, generator=generator) < self.p
+
+    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        return torch.where(drawn[:, None, None, None], images.flip(-1), images)
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """Pad by `padding` reflected pixels on each side and cut a random window of the old size."""
+
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "whole pixels, 0 or more")
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+
+    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        fits = self.padding < min(height, width)
+        require(fits, "padding", self.padding, f"an image of {height} x {width} pixels reflects fewer")
+        first = drawn.to(images.device) - self.padding
+        rows = reflect(first[:, :1] + torch.arange(height, device=images.device), height)
+        columns = reflect(first[:, 1:] + torch.arange(width, device=images.device), width)
+        return take_pixels(images, rows, columns)
+
+
+def reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Return positions mirrored into [0, size) at the edges, the edge pixel not repeated: -2 becomes 2."""
+    positions = positions.abs()
+    return torch.where(positions < size, positions, 2 * (size - 1) - positions)
+
+
+def take_pixels(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return images whose pixel (i, j) is the pixel (rows[b, i], columns[b, j]) of image b: one gather, no padding."""
+    count, channels, height, width = images.shape
+    image = torch.arange(count, device=images.device)[:, None, None]
+    source = (image * height + rows[:, :, None]) * width + columns[:, None, :]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source.flatten())
+    return pixels.view(*source.shape, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Per-channel mean and standard deviation of pixels in [0, 1]; it belongs to the weights trained with it."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def fit(cls, split) -> "Normaliser":
+        """Return mean and std over all pixels of a training split, exact: from a histogram in integers.
+
+        Raises:
+            ValueError: the split is not a training split.
+        """
+        require(split.name == "train", "split", split.name, "statistics come from the training split alone")
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean, std = [], []
+        for channel in range(3):
+            values = split.images[:, channel].reshape(-1).cpu()
+            share = torch.bincount(values, minlength=256).double() / len(values)
+            mean.append(float(share @ levels))
+            std.append(float((share @ (levels - mean[-1]) ** 2).sqrt()))
+        return cls(tuple(mean), tuple(std))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float32 images (B, 3, H, W), in channels-last memory, from uint8 ones."""
+        scale, shift = affine(self, images.shape[-2:], images.device)
+        return torch.addcmul(shift, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    def inverse(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the uint8 images that `self` maps to `images`; exact on its own output."""
+        scale, shift = affine(self, images.shape[-2:], images.device)
+        return ((images.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def affine(normaliser: Normaliser, size: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and shift as whole images (1, 3, H, W): a product with them is ten times as fast as broadcasting."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (normaliser.mean, normaliser.std))
+    pair = 1 / (255 * std), -mean / std
+    whole = (x.float().expand(1, 3, *size).contiguous(memory_format=torch.channels_last) for x in pair)
+    return tuple(x.to(device) for x in whole)

@@ -1,0 +1,132 @@
+"""What a run is told: its configuration, and the budget that the profile grants it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+
+import torch
+
+from cifar_helpers.arguments import require, require_choice
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "triangular")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides how a network is trained, as plain values.
+
+    An experiment is a difference: `dataclasses.replace(BASE, lr=0.2)`.
+
+    Attributes:
+        model: a name that `models.make_model` knows, or "custom" for a module of one's own.
+        width: factor on every hidden width of the model.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: peak learning rate, reached after the warm-up.
+        momentum: of SGD; Adam and AdamW keep their own betas.
+        weight_decay: applied to weights of two or more dimensions, never to biases and norms.
+        schedule: "constant", "cosine" to 0, or "triangular" (linear up, linear down to 0).
+        warmup: fraction of all steps in which the learning rate rises from 0, in [0, 1).
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        augment: augmentations from `augment`, applied in order to the training batches only.
+        patience: stop after this many epochs without a better validation accuracy; None never stops.
+        max_steps: stop after this many optimizer steps in all; None leaves it to `epochs`.
+        seed: decides initial weights, order of images, augmentation and dropout.
+        precision: "auto" takes the fastest type that the device really has.
+        compile: run the model through `torch.compile`.
+        deterministic: on CUDA ask for deterministic kernels; a CPU is deterministic without it.
+    """
+
+    model: str = "custom"
+    width: float = 1.0
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    augment: tuple = ()
+    patience: int | None = None
+    max_steps: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        require_choice("schedule", self.schedule, SCHEDULES)
+        require_choice("precision", self.precision, PRECISIONS)
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            require(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
+        for name in ("patience", "max_steps"):
+            value = getattr(self, name)
+            require(value is None or (isinstance(value, int) and value >= 1), name, value, "None, or at least 1")
+        require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
+        require(self.width > 0, "width", self.width, "a positive factor; 0.5 halves every layer")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        for name in ("momentum", "warmup", "label_smoothing"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
+        require(not self.nesterov or self.momentum > 0, "nesterov", True, "Nesterov needs a momentum above 0")
+
+    def to_dict(self) -> dict:
+        """Return the configuration as JSON-ready plain values; each augmentation is named by its class."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["augment"] = [{"name": type(a).__name__, **dataclasses.asdict(a)} for a in self.augment]
+        return plain
+
+
+def digest(value: object) -> str:
+    """Return twelve hexadecimal digits that identify a JSON-ready value, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a profile grants; read at the call that spends it, and nowhere else.
+
+    Attributes:
+        train_images, eval_images: images a data set contributes to training and to validation.
+        epochs: of a baseline run.
+        seeds: repetitions of a comparison.
+        max_steps: bound on the optimizer steps of one run, None for no bound.
+        tsne_points: images shown to t-SNE, whose cost grows faster than linearly.
+    """
+
+    profile: str
+    train_images: int
+    eval_images: int
+    epochs: int
+    seeds: int
+    max_steps: int | None
+    tsne_points: int
+
+
+# From the smallest to the largest: a later profile outranks an earlier one.
+PROFILES = {
+    "quick": Budget("quick", 10_000, 2_000, epochs=3, seeds=1, max_steps=300, tsne_points=600),
+    "laptop": Budget("laptop", 45_000, 5_000, epochs=10, seeds=2, max_steps=None, tsne_points=2_000),
+    "full": Budget("full", 45_000, 5_000, epochs=20, seeds=5, max_steps=None, tsne_points=5_000),
+}
+
+
+def get_budget(profile: str | None = None) -> Budget:
+    """Return the budget of `profile`; by default of CIFAR_PROFILE, else `full` with CUDA and `laptop` without."""
+    profile = profile or os.environ.get("CIFAR_PROFILE") or ("full" if torch.cuda.is_available() else "laptop")
+    require_choice("profile (CIFAR_PROFILE)", profile, PROFILES)
+    return PROFILES[profile]
+
+
+def profile_rank(profile: str) -> int:
+    """Return the place of a profile in the order quick, laptop, full; -1 for a name that is none of them."""
+    return list(PROFILES).index(profile) if profile in PROFILES else -1

@@ -1,0 +1,351 @@
+"""CIFAR-10 and CIFAR-100: found, fetched or imitated, verified, split once and for all, and served in batches.
+
+`load_data("cifar10")` returns a `Dataset` with a training and a validation `Split`; its test split is sealed.
+`Batches` puts any split on the device and serves it: in order and unchanged when iterated, shuffled and augmented
+when asked for an epoch.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision import datasets
+
+from cifar_helpers import synthetic
+from cifar_helpers.arguments import require, require_choice
+from cifar_helpers.augment import Augmentation, Normaliser
+from cifar_helpers.official import SOURCES, Contents, DataError, DownloadFailed, ensure_files, read_official
+from cifar_helpers.runtime import make_generator, pick_device
+from cifar_helpers.storage import load_checkpoint, save_checkpoint
+
+# SHA-256 of the indices of the validation images in the official training part, int64, little-endian.
+VAL_SHA256 = {
+    ("cifar10", "real"): "80419e06eb73906fa0f6b6c47ea64297420c6bd1265c1b7a4997528513729da2",
+    ("cifar100", "real"): "fa789b04cb0389f861a07d2c229fa7c100f931a393c61855674d599f449a2d83",
+    ("cifar10", "synthetic"): "ded0178bd4e8894b566daba198832e5eabcfb71a507422c2c9523bbc1151dce0",
+    ("cifar100", "synthetic"): "b8cca471a899d30e133548a2e705acf22618ba44767d080b0bb50c4fd99d8d2d",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels that belong together, under the name of what they may be used for.
+
+    Attributes:
+        name: "train", "val" or "test".
+        images: uint8 (N, 3, H, W), values 0 to 255.
+        labels: int64 (N,), in [0, C).
+        class_names: C names, in the order of the labels.
+
+    Raises:
+        ValueError: for images or labels of another shape, type or range, naming what came.
+    """
+
+    name: str
+    images: torch.Tensor
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require_choice("name", self.name, ("train", "val", "test"))
+        check_images(self.images)
+        check_labels(self.labels, len(self.images), len(self.class_names))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of images and labels: the same data, the same value."""
+        return hash_tensors(self.images, self.labels)
+
+    def counts(self) -> torch.Tensor:
+        """Return the number of images of each class, int64 (C,)."""
+        return torch.bincount(self.labels, minlength=self.num_classes)
+
+    def select(self, indices: torch.Tensor) -> "Split":
+        """Return the images at `indices`, in that order."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def take(self, count: int) -> "Split":
+        """Return the first images of each class, `count` in all and equally many of each, in their order.
+
+        Raises:
+            ValueError: `count` is below one image a class.
+        """
+        if count >= len(self):
+            return self
+        per_class = count // self.num_classes
+        require(per_class >= 1, "count", count, f"at least one image for each of the {self.num_classes} classes")
+        chosen = [torch.nonzero(self.labels == c).flatten()[:per_class] for c in range(self.num_classes)]
+        return self.select(torch.cat(chosen).sort().values)
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Raise a ValueError unless `images` is uint8 (N, 3, H, W) with N of at least 1."""
+    shape = tuple(images.shape)
+    if images.ndim == 4 and shape[1] != 3 and shape[-1] == 3:
+        raise ValueError(f"images have shape {shape}, channels last; expected (N, 3, H, W): images.permute(0, 3, 1, 2)")
+    if images.ndim == 4 and shape[1] == 1:
+        raise ValueError(f"images have one channel, shape {shape}; expected three: images.expand(-1, 3, -1, -1)")
+    if images.ndim != 4 or shape[1] != 3:
+        raise ValueError(f"images have shape {shape}; expected (N, 3, H, W)")
+    if len(images) == 0:
+        raise ValueError("images are empty; expected at least one")
+    if images.dtype != torch.uint8:
+        hint = "(images * 255).round().to(torch.uint8) if they lie in [0, 1]"
+        raise ValueError(f"images are {images.dtype}; expected torch.uint8 with values 0 to 255: {hint}")
+
+
+def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
+    """Raise a ValueError unless `labels` is int64 (count,) with values in [0, num_classes)."""
+    if labels.dtype != torch.int64:
+        raise ValueError(f"labels are {labels.dtype}; expected torch.int64 class numbers: labels.long()")
+    if labels.shape != (count,):
+        raise ValueError(f"labels have shape {tuple(labels.shape)}; expected ({count},), one for each image")
+    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+    if len(wrong):
+        first = int(wrong[0])
+        raise ValueError(
+            f"labels[{first}] is {int(labels[first])}; expected 0 to {num_classes - 1} for {num_classes} classes "
+            f"({len(wrong)} labels are out of range)"
+        )
+
+
+def hash_tensors(*tensors: torch.Tensor) -> str:
+    """Return the SHA-256 of the bytes of tensors, in order."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.cpu().contiguous().numpy())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three splits; the test split is sealed until `train.final_test` or `train.audit_test` opens it.
+
+    Attributes:
+        name: "cifar10" or "cifar100".
+        source: "real" or "synthetic".
+        coarse_names: names of the superclasses; empty where there are none.
+        fine_to_coarse: int64 (C,), the superclass of each class; empty where there are none.
+    """
+
+    name: str
+    source: str
+    train: Split
+    val: Split
+    sealed_test: Split = field(repr=False)
+    coarse_names: tuple[str, ...] = ()
+    fine_to_coarse: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def title(self) -> str:
+        """The name as it is written: CIFAR-10; a stand-in says that it is one."""
+        return SOURCES[self.name].title + ("" if self.source == "real" else " stand-in")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def test(self) -> Split:
+        raise DataError(
+            "The test split is sealed: every choice is made on `val`. Look at it through train.audit_test, "
+            "or score a finished run through train.final_test; both leave a receipt."
+        )
+
+
+# --- batches on the device ---
+
+
+class Batches:
+    """A split on the device, as an iterable of normalised float32 images (B, 3, H, W) and int64 labels (B,).
+
+    Iterating serves every example once, in order and unchanged: that is how a model is evaluated. `epoch` serves
+    them shuffled and augmented: that is how it is trained. Nothing is remembered between two calls.
+    """
+
+    def __init__(
+        self, split: Split, normaliser: Normaliser, device: str | torch.device | None = None, eval_batch_size: int = 500
+    ) -> None:
+        require(eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "at least 1")
+        self.split = split.name
+        self.class_names = split.class_names
+        self.sha256 = split.sha256
+        self.normaliser = normaliser
+        self.device = pick_device(device)
+        self.eval_batch_size = eval_batch_size
+        # Stored channels last: a batch of rows is then in the memory order in which convolutions are fastest.
+        self._images = split.images.to(self.device).to(memory_format=torch.channels_last)
+        self._labels = split.labels.to(self.device)
+
+    @property
+    def num_images(self) -> int:
+        return len(self._labels)
+
+    def steps(self, batch_size: int) -> int:
+        """Return the number of batches that an epoch has."""
+        return -(-self.num_images // batch_size)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, self.num_images, self.eval_batch_size):
+            rows = slice(start, start + self.eval_batch_size)
+            yield self.normaliser(self._images[rows]), self._labels[rows]
+
+    def epoch(
+        self, epoch: int, *, seed: int, batch_size: int, augment: tuple[Augmentation, ...] = ()
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Serve every example once, in an order and with augmentations that depend on (seed, epoch) alone."""
+        require(self.split == "train", "split", self.split, "only the training split is shuffled and augmented")
+        order = torch.randperm(self.num_images, generator=make_generator("order", seed, epoch)).to(self.device)
+        draws = [
+            a.draw(self.num_images, make_generator("augment", i, seed, epoch)).to(self.device)
+            for i, a in enumerate(augment)
+        ]
+        for rows in order.split(batch_size):
+            images = self._images[rows]
+            for augmentation, drawn in zip(augment, draws, strict=True):
+                images = augmentation.apply(images, drawn[rows])
+            yield self.normaliser(images), self._labels[rows]
+
+
+def make_batches(
+    train: Split, val: Split, device: str | torch.device | None = None, normaliser: Normaliser | None = None
+) -> tuple[Batches, Batches]:
+    """Return training and validation batches that share one normaliser, by default fitted on `train`."""
+    normaliser = normaliser or Normaliser.fit(train)
+    return Batches(train, normaliser, device), Batches(val, normaliser, device)
+
+
+def read_image_folder(folder: str | Path, name: str = "train", size: int = 32) -> Split:
+    """Return one's own pictures, one sub-folder per class, as a split: shorter side to `size`, centre cut out.
+
+    Raises:
+        DataError: the folder is missing or holds no class folders with pictures.
+    """
+    from torchvision.transforms import v2  # costs a second to import and only this function needs it
+
+    to_square = v2.Compose([v2.PILToTensor(), v2.Resize(size, antialias=True), v2.CenterCrop(size)])
+    try:
+        pictures = datasets.ImageFolder(str(folder), transform=to_square)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: {error}. Expected one folder per class with pictures inside.") from error
+    images, labels = zip(*pictures, strict=True)
+    return Split(name, torch.stack(images), torch.tensor(labels), tuple(pictures.classes))
+
+
+# --- finding, verifying and reading the official files ---
+
+
+def data_folder() -> Path:
+    """Return the folder of the data files: CIFAR_DATA_DIR, else `data` in the project, else below the home folder."""
+    if "CIFAR_DATA_DIR" in os.environ:
+        return Path(os.environ["CIFAR_DATA_DIR"]).expanduser()
+    project = Path(__file__).resolve().parent.parent
+    return project / "data" if (project / "pyproject.toml").exists() else Path.home() / ".cache" / "cifar_helpers"
+
+
+def load_data(name: str, *, source: str | None = None, folder: str | Path | None = None) -> Dataset:
+    """Return CIFAR-10 or CIFAR-100, split 45,000 / 5,000 / 10,000 and stratified.
+
+    Args:
+        name: "cifar10" or "cifar100".
+        source: "real" never falls back; "synthetic" is the stand-in; "auto" takes the files in the folder, else
+            fetches them, else says aloud that the stand-in takes their place. Default: CIFAR_DATA, else "auto".
+        folder: where the files are or go. Default: CIFAR_DATA_DIR, else `data/`.
+
+    Raises:
+        ValueError: an unknown name or source.
+        DataError: a file in the folder is damaged (also under "auto"), or "real" data cannot be had.
+    """
+    require_choice("name", name, SOURCES)
+    source = source or os.environ.get("CIFAR_DATA", "auto")
+    require_choice("source (CIFAR_DATA)", source, ("auto", "real", "synthetic"))
+    folder = Path(folder or data_folder())
+    if source == "synthetic":
+        return split_dataset(name, source, read_synthetic(name, folder))
+    try:
+        ensure_files(SOURCES[name], folder)
+    except DownloadFailed as error:
+        if source == "real":
+            raise DataError(str(error)) from error
+        print(f"{error}\nUntil then the SYNTHETIC STAND-IN takes its place: no number below is about CIFAR.")
+        return split_dataset(name, "synthetic", read_synthetic(name, folder))
+    return split_dataset(name, "real", read_official(SOURCES[name], folder))
+
+
+def make_synthetic(name: str) -> dict[str, torch.Tensor]:
+    """Return 50,000 training and 10,000 test images of the stand-in with their labels."""
+    classes, tensors = SOURCES[name].num_classes, {}
+    for part, count in (("train", 50_000), ("test", 10_000)):
+        generator = make_generator("stand-in", name, part)
+        labels = synthetic.make_labels(count, classes, generator)
+        tensors |= {f"{part}_labels": labels, f"{part}_images": synthetic.make_images(labels, classes, generator)}
+    return tensors
+
+
+def read_synthetic(name: str, folder: Path) -> Contents:
+    """Return the stand-in of `name`, made once (some seconds) and kept in `folder`."""
+    path = folder / f"stand-in-{name}-1.safetensors"
+    if not path.exists():
+        save_checkpoint(path, make_synthetic(name), {"made_by": "cifar_helpers.synthetic", "name": name})
+    tensors, _ = load_checkpoint(path)
+    classes = SOURCES[name].num_classes
+    outlines, _ = synthetic.class_parts(classes)
+    hierarchy = (synthetic.outline_names(), outlines) if name == "cifar100" else ((), outlines[:0])
+    return Contents(
+        **tensors, class_names=synthetic.class_names(classes), coarse_names=hierarchy[0], fine_to_coarse=hierarchy[1]
+    )
+
+
+def split_dataset(name: str, source: str, contents: Contents) -> Dataset:
+    """Return the data set with its official training part split, stratified, into `train` and `val`."""
+    whole = Split("train", contents.train_images, contents.train_labels, contents.class_names)
+    in_val = validation_mask(name, contents.train_labels)
+    check_split(name, source, in_val)
+    return Dataset(
+        name,
+        source,
+        train=whole.select(torch.nonzero(~in_val).flatten()),
+        val=replace(whole.select(torch.nonzero(in_val).flatten()), name="val"),
+        sealed_test=Split("test", contents.test_images, contents.test_labels, contents.class_names),
+        coarse_names=contents.coarse_names,
+        fine_to_coarse=contents.fine_to_coarse,
+    )
+
+
+def check_split(name: str, source: str, in_val: torch.Tensor) -> None:
+    """Raise a DataError unless the validation images are those of every published figure."""
+    indices = torch.nonzero(in_val).flatten().numpy().astype("<i8")
+    found, expected = hashlib.sha256(indices.tobytes()).hexdigest(), VAL_SHA256[name, source]
+    if found != expected:
+        raise DataError(f"The validation split of {name} has SHA-256 {found[:12]}…, expected {expected[:12]}….")
+
+
+def validation_mask(name: str, labels: torch.Tensor) -> torch.Tensor:
+    """Return which of the official training images validate: in each class those with the smallest hashes.
+
+    The hash is SHA-256 of "name/index": no random generator whose stream another version could change.
+    """
+    digests = b"".join(hashlib.sha256(f"{name}/{i}".encode()).digest()[:8] for i in range(len(labels)))
+    ranks = torch.from_numpy(np.frombuffer(digests, dtype=">u8").argsort(kind="stable").argsort())
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    per_class = len(labels) // (10 * SOURCES[name].num_classes)
+    for c in range(SOURCES[name].num_classes):
+        members = torch.nonzero(labels == c).flatten()
+        mask[members[ranks[members].argsort()[:per_class]]] = True
+    return mask

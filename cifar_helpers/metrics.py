@@ -1,0 +1,66 @@
+"""What logits are worth: loss, top-k accuracy, per class, by superclass, confusion. Accuracy is a fraction."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Loss and hits summed over examples, so that a ragged last batch weighs what it holds."""
+
+    loss_sum: float
+    correct: int
+    count: int
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy per example, in nats."""
+        return self.loss_sum / self.count
+
+    @property
+    def accuracy(self) -> float:
+        """Share of examples whose highest logit is the label's."""
+        return self.correct / self.count
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.4f}, accuracy {self.correct}/{self.count} = {self.accuracy:.2%}"
+
+
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy in nats of logits (N, C) and int64 labels (N,).
+
+    Unlike torch's default, no label value is skipped in silence: -100 is an error as every other negative one.
+    """
+    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, ignore_index=-(2**31))
+
+
+def sums(logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+    """Return loss and hits of logits (N, C) against int64 labels (N,), summed over the N examples."""
+    loss = cross_entropy(logits, labels)
+    return Sums(loss.item() * len(labels), int((logits.argmax(1) == labels).sum()), len(labels))
+
+
+def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
+    """Return the share of examples whose label is among the k highest logits."""
+    hits = logits.topk(min(k, logits.shape[1]), dim=1).indices == labels[:, None]
+    return hits.any(1).double().mean().item()
+
+
+def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Return counts (C, C), int64, on the CPU: row = given label, column = predicted class."""
+    cells = labels.cpu() * num_classes + predicted.cpu()
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def per_class_accuracy(confusion: torch.Tensor) -> torch.Tensor:
+    """Return the accuracy of each class (C,) from a confusion matrix; NaN for a class without examples."""
+    return confusion.diag().double() / confusion.sum(1).double()
+
+
+def coarse_logits(logits: torch.Tensor, fine_to_coarse: torch.Tensor) -> torch.Tensor:
+    """Return logits of superclasses (N, S): the log of the summed probabilities of their fine classes."""
+    log_p = logits.float().log_softmax(1)
+    members = [log_p[:, fine_to_coarse == s].logsumexp(1) for s in range(int(fine_to_coarse.max()) + 1)]
+    return torch.stack(members, dim=1)

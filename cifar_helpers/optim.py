@@ -1,0 +1,49 @@
+"""Learning-rate schedules in fractions of all steps, parameter groups, and the optimizers by name."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
+    """Return the share of the peak learning rate at `progress` in [0, 1], the fraction of all steps done.
+
+    A linear warm-up from 0 fills the first `warmup` of the steps; the schedule runs over the rest.
+    """
+    if progress < warmup:
+        return progress / warmup
+    rest = (progress - warmup) / (1 - warmup)
+    return {"constant": 1.0, "cosine": (1 + math.cos(math.pi * rest)) / 2, "triangular": 1 - rest}[schedule]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Return two groups: weights of two or more dimensions, which decay, and biases and norms, which do not."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(
+    model: nn.Module,
+    name: str = "sgd",
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+) -> torch.optim.Optimizer:
+    """Return SGD, Adam or AdamW over the model's trainable parameters, which must be on their device already."""
+    groups = [group for group in parameter_groups(model, weight_decay) if group["params"]]
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=fused)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group the learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

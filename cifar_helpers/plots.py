@@ -1,0 +1,239 @@
+"""Pictures: each function draws given data on given axes and returns them. Nothing here loads, trains or saves."""
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette("colorblind")
+SPLIT_COLOURS = {"train": PALETTE[0], "val": PALETTE[1], "test": PALETTE[2]}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+REFERENCE = {"color": "0.45", "linestyle": "--", "linewidth": 1}
+
+
+def figure_style() -> AbstractContextManager:
+    """Return the style of all figures, for a `with` block or, entered once, for a notebook."""
+    settings = {
+        "figure.dpi": 100,
+        "savefig.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "font.size": 9,
+    }
+    return plt.rc_context({**sns.axes_style("ticks", {"axes.edgecolor": "0.3"}), **settings})
+
+
+def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, np.ndarray]:
+    """Return a figure and its axes, flat, each `size` inches wide and high."""
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * size[0], rows * size[1]), squeeze=False)
+    return figure, axes.ravel()
+
+
+def plot_images(
+    images: torch.Tensor,
+    columns: int,
+    *,
+    captions: Sequence[str] = (),
+    row_names: Sequence[str] = (),
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw uint8 images (N, 3, H, W) as a grid, row by row, with a caption under each and a name before each row."""
+    ax = ax or plt.gca()
+    count, _, height, width = images.shape
+    rows, gap, under = math.ceil(count / columns), max(2, width // 10), height // 3 if captions else 0
+    step_y, step_x = height + gap + under, width + gap
+    canvas = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        y, x = (i // columns) * step_y, (i % columns) * step_x
+        canvas[y : y + height, x : x + width] = image
+    ax.imshow(canvas, interpolation="nearest")
+    for i, caption in enumerate(captions):
+        x, y = (i % columns) * step_x + width / 2, (i // columns) * step_y + height + 1
+        ax.text(x, y, caption, ha="center", va="top", size=7)
+    ax.set_yticks([r * step_y + height / 2 for r in range(len(row_names))], row_names, size=8)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title)
+    return ax
+
+
+def plot_class_counts(counts: Mapping[str, torch.Tensor], title: str, ax: Axes | None = None) -> Axes:
+    """Draw the images of each class in each split, bars behind each other, the exact number beside every split.
+
+    Args:
+        counts: "train", "val" and "test" to counts (C,).
+    """
+    ax = ax or plt.gca()
+    bottom = np.zeros(len(next(iter(counts.values()))))
+    for split, values in counts.items():
+        exact = f"{values.min()}" if values.min() == values.max() else f"{values.min()}–{values.max()}"
+        label = f"{SPLIT_NAMES[split]}: {exact} in every class"
+        ax.bar(range(len(values)), values, bottom=bottom, width=1, color=SPLIT_COLOURS[split], label=label, linewidth=0)
+        bottom += values.numpy()
+    ax.set(xlabel="class number", ylabel="images", title=title, ylim=(0, bottom.max() * 1.45))
+    ax.legend(loc="upper left", frameon=False, size=8)
+    return ax
+
+
+def plot_channel_histograms(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], title: str, ax: Axes | None = None
+) -> Axes:
+    """Draw how often each of the 256 levels occurs in each channel of uint8 images (N, 3, H, W)."""
+    ax = ax or plt.gca()
+    for c, (name, colour) in enumerate(
+        zip(("red", "green", "blue"), (PALETTE[3], PALETTE[2], PALETTE[0]), strict=True)
+    ):
+        values = images[:, c].flatten()
+        share = torch.bincount(values, minlength=256) / len(values)
+        ax.plot(range(256), 100 * share, color=colour, label=f"{name}: mean {mean[c]:.4f}, std {std[c]:.4f}", lw=1.2)
+        ax.axvline(255 * mean[c], color=colour, ls=":", lw=1)
+    ax.set(xlabel="pixel level, 0 to 255 (dotted: mean)", ylabel="share of pixels (%)", title=title, ylim=(0, None))
+    ax.legend(frameon=False, size=8)
+    return ax
+
+
+def plot_variance_spectrum(
+    spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], share: float, title: str, ax: Axes | None = None
+) -> Axes:
+    """Draw the cumulative share of variance over the number of principal components, and where it reaches `share`."""
+    ax = ax or plt.gca()
+    for (name, ratios), colour in zip(spectra.items(), PALETTE, strict=False):
+        cumulative = 100 * np.cumsum(ratios)
+        ax.plot(range(1, len(cumulative) + 1), cumulative, color=colour, label=f"{name}: {marks[name]} components")
+        ax.plot(marks[name], 100 * share, "o", color=colour)
+    ax.axhline(100 * share, **REFERENCE)
+    ax.set(xscale="log", xlabel="number of principal components (log)", ylabel="variance kept (%)", title=title)
+    ax.legend(title=f"to keep {share:.0%}", frameon=False)
+    return ax
+
+
+def plot_embedding(
+    points: np.ndarray, labels: torch.Tensor, names: Sequence[str], title: str, ax: Axes | None = None
+) -> Axes:
+    """Draw points (N, 2) in the colour of their label (N,), with a legend of `names`."""
+    ax = ax or plt.gca()
+    colours = sns.color_palette("colorblind", 10) + sns.color_palette("dark", 10)
+    for c, name in enumerate(names):
+        chosen = labels.numpy() == c
+        marker = "o^"[c // 10]
+        ax.scatter(*points[chosen].T, s=9, color=colours[c], label=name, marker=marker, alpha=0.75, linewidths=0)
+    ax.set(title=title, xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, size=7, markerscale=1.5)
+    return ax
+
+
+def plot_accuracies(
+    accuracies: Mapping[str, float], chance: float, title: str, split: str = "val", ax: Axes | None = None
+) -> Axes:
+    """Draw one horizontal bar per model with its accuracy in percent, and chance as a line. NaN: not available."""
+    ax = ax or plt.gca()
+    names, values = list(accuracies), [100 * v for v in accuracies.values()]
+    ax.barh(names, np.nan_to_num(values), color=SPLIT_COLOURS[split])
+    for i, value in enumerate(values):
+        text = "not available" if math.isnan(value) else f"{value:.1f} %"
+        ax.text(np.nan_to_num(value), i, f" {text}", va="center", size=8)
+    ax.axvline(100 * chance, label=f"chance, {chance:.0%}", **REFERENCE)
+    ax.set(
+        xlabel=f"{SPLIT_NAMES[split]} accuracy (%)", title=title, xlim=(0, 1.2 * max(np.nanmax(values), 100 * chance))
+    )
+    ax.invert_yaxis()
+    ax.legend(frameon=False, size=8, loc="lower right")
+    return ax
+
+
+def plot_history(history: Sequence, num_classes: int, title: str, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+    """Draw loss, with ln C, and accuracy, with chance, over the epochs of a run, on two axes.
+
+    Args:
+        history: `runs.EpochRecord`s.
+    """
+    axes = axes if axes is not None else plt.gcf().subplots(1, 2)
+    epochs = [record.epoch for record in history]
+    for split in ("train", "val"):
+        style = {"color": SPLIT_COLOURS[split], "marker": "o", "ms": 3, "label": SPLIT_NAMES[split]}
+        axes[0].plot(epochs, [getattr(record, f"{split}_loss") for record in history], **style)
+        axes[1].plot(epochs, [100 * getattr(record, f"{split}_accuracy") for record in history], **style)
+    axes[0].axhline(math.log(num_classes), label=f"ln {num_classes} = {math.log(num_classes):.3f}", **REFERENCE)
+    axes[1].axhline(100 / num_classes, label=f"chance, {1 / num_classes:.0%}", **REFERENCE)
+    axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title=f"{title}: loss")
+    axes[1].set(xlabel="epoch", ylabel="accuracy (%)", title=f"{title}: accuracy", ylim=(0, None))
+    for ax in axes:
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(frameon=False, size=8)
+    return axes
+
+
+def plot_matrix(
+    matrix: np.ndarray,
+    names: Sequence[str],
+    title: str,
+    *,
+    unit: str,
+    xlabel: str,
+    ylabel: str,
+    annotate: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a square matrix (C, C) as a heat map; `unit` names what the colours mean."""
+    ax = ax or plt.gca()
+    form = ".0f" if np.asarray(matrix).dtype.kind in "iu" else ".2f"
+    ticks = names if len(names) <= 20 else False
+    bar = {"label": unit, "shrink": 0.8}
+    sns.heatmap(
+        np.asarray(matrix), annot=annotate, fmt=form, cmap="viridis", xticklabels=ticks, yticklabels=ticks, square=True,
+        cbar_kws=bar, annot_kws={"size": 7}, ax=ax,
+    )  # fmt: skip
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.tick_params(length=0, labelsize=7)
+    return ax
+
+
+def plot_accuracy_by_distance(
+    distance: torch.Tensor,
+    correct: torch.Tensor,
+    threshold: float,
+    title: str,
+    *,
+    bins: int = 20,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the accuracy of nearest-neighbour classification against the distance to the neighbour.
+
+    Args:
+        distance: (N,), root mean square pixel difference in [0, 1].
+        correct: bool (N,), whether the neighbour has the query's label.
+        threshold: distance below which a pair is a candidate for a near duplicate.
+    """
+    ax = ax or plt.gca()
+    order = distance.argsort()
+    parts = order.tensor_split(bins)
+    centres = [distance[part].mean().item() for part in parts]
+    ax.plot(
+        centres, [100 * correct[part].float().mean().item() for part in parts], "o-", ms=4, color=SPLIT_COLOURS["test"]
+    )
+    near = distance < threshold
+    for name, chosen, x in (("candidates", near, 0.02), ("the rest", ~near, 0.4)):
+        share = 100 * correct[chosen].float().mean().item() if chosen.any() else float("nan")
+        ax.text(
+            x,
+            0.95,
+            f"{name}: {int(chosen.sum())} images\n{share:.1f} % right",
+            transform=ax.transAxes,
+            va="top",
+            size=8,
+        )
+    ax.axvline(threshold, **REFERENCE)
+    ax.set(xlabel="distance to the nearest training image (RMS, pixels in 0 to 1)", title=title, ylim=(0, 125))
+    ax.set_ylabel("1-NN test accuracy (%)")
+    return ax

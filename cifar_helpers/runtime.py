@@ -1,0 +1,188 @@
+"""The machine: device, number format, threads, random streams, clocks and a one-line description."""
+
+import datetime
+import hashlib
+import os
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str | torch.device | None = None) -> torch.device:
+    """Return the device called `name`; by default that of CIFAR_DEVICE, else CUDA, else MPS, else the CPU.
+
+    Raises:
+        ValueError: the name is unknown, or this machine has no such device.
+    """
+    name = str(name or os.environ.get("CIFAR_DEVICE") or "auto")
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise ValueError(f"device={name!r} is not known: choose auto, cpu, cuda, cuda:0 or mps")
+    if not available[kind]:
+        raise ValueError(
+            f"device={name!r} was asked for, but torch {torch.__version__} finds none: use 'cpu' or 'auto'"
+        )
+    return torch.device(name)
+
+
+def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """Return the number format to train in: the fastest that the device computes in hardware.
+
+    CUDA: bfloat16 from compute capability 8.0, float16 before (a T4 claims bfloat16 and emulates it). CPU:
+    bfloat16 where the processor has instructions for it. Everything else: float32.
+    """
+    if precision != "auto":
+        return DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 in hardware (AVX-512 BF16, AMX or Arm BF16)."""
+    read = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = read()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return a context in which matrix products run in `dtype`; float32 changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def make_generator(*keys: object) -> torch.Generator:
+    """Return a CPU generator whose stream depends on `keys` alone: equal keys, equal numbers."""
+    name = hashlib.sha256(repr(keys).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(name[:7], "little"))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def private_randomness(device: torch.device):
+    """Let a block draw from torch's global streams and leave them as they were before it."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
+def deterministic_kernels(enabled: bool):
+    """Ask torch for deterministic kernels inside the block and restore its settings afterwards."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all it was given, so that a clock read next tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class Timer:
+    """Seconds of a block, with the device idle at both ends: `with Timer(device) as t: …; t.seconds`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = float("nan")
+
+    def __enter__(self) -> "Timer":
+        synchronize(self.device)
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *_) -> None:
+        synchronize(self.device)
+        self.seconds = time.perf_counter() - self._start
+
+
+def device_name(device: torch.device) -> str:
+    """Return a name a reader recognises: the GPU's product name, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def environment(device: torch.device) -> dict:
+    """Return what a number depends on besides the code: device, number format, threads and versions."""
+    return {
+        "device": device_name(device),
+        "dtype": str(autocast_dtype(device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def environment_line(device: torch.device) -> str:
+    """Return the environment and the date in one line, for the top of a notebook."""
+    e = environment(device)
+    today = datetime.date.today().isoformat()
+    return (
+        f"{today} · {e['device']} · {e['dtype']} · {e['threads']} threads · "
+        f"torch {e['torch']} · Python {e['python']} · {e['system']}"
+    )
+
+
+def median_seconds(action: Callable[[], object], repeats: int = 5) -> float:
+    """Return the median wall-clock seconds of `action` over `repeats` calls, after one call to warm up."""
+    action()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def matmul_rate(threads: int, dtype: torch.dtype = torch.float32, size: int = 768) -> float:
+    """Return the GFLOP/s of a square matrix product on `threads` CPU threads; the thread count is restored."""
+    before = torch.get_num_threads()
+    a = torch.ones(size, size, dtype=dtype)
+    try:
+        torch.set_num_threads(threads)
+        return 2 * size**3 / median_seconds(lambda: a @ a) / 1e9
+    finally:
+        torch.set_num_threads(before)
+
+
+def doctor() -> list[tuple[str, str, str]]:
+    """Return rows (what, found, advice) on this machine; the advice is empty where all is well."""
+    device = pick_device()
+    counts = sorted({1, torch.get_num_threads()})
+    rates = {n: matmul_rate(n) for n in counts}
+    slow = rates[counts[-1]] < rates[1]
+    busy = "the cores are busy: OMP_NUM_THREADS=1 will be faster" if slow else ""
+    cuda = "" if device.type == "cuda" else "no GPU: the laptop profile needs about ten minutes a notebook"
+    rows = [("environment", environment_line(device), ""), ("device", device_name(device), cuda)]
+    rows += [("threads", " · ".join(f"{n}: {rate:.0f} GFLOP/s" for n, rate in rates.items()), busy)]
+    if device.type == "cpu":
+        rates16 = matmul_rate(counts[-1], torch.bfloat16) / rates[counts[-1]]
+        rows += [("bfloat16", f"{'yes' if cpu_has_bfloat16() else 'no'}, {rates16:.1f} x the float32 rate", "")]
+    return rows

@@ -1,0 +1,467 @@
+"""The training loop: one epoch, an evaluation, and `fit`, which can be killed at any moment and resumed.
+
+Nothing here knows where images come from: batches are any iterable of (images, labels).
+"""
+
+import itertools
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cifar_helpers import metrics
+from cifar_helpers.config import TrainConfig, digest
+from cifar_helpers.metrics import Sums
+from cifar_helpers.optim import lr_factor, make_optimizer, set_lr
+from cifar_helpers.runs import (
+    EpochRecord,
+    RunRecord,
+    Workspace,
+    code_digest,
+    differing_keys,
+    load_progress,
+    save_progress,
+    with_receipt,
+)
+from cifar_helpers.runtime import (
+    Timer,
+    autocast,
+    autocast_dtype,
+    deterministic_kernels,
+    environment,
+    make_generator,
+    pick_device,
+    private_randomness,
+)
+from cifar_helpers.storage import CheckpointError, checkpoint_sha256
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number; the message says at which step and what to change."""
+
+
+# --- evaluation ---
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without a graph; restore the mode of every submodule, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 logits (N, C) and int64 labels (N,) of all batches, on the CPU.
+
+    Computed in float32 on every device, so that no count depends on the batch size.
+    """
+    with evaluating(model):
+        logits, labels = zip(*((model(x).float().cpu(), y.cpu()) for x, y in batches), strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Sums:
+    """Return loss and hits summed over all examples."""
+    return metrics.sums(*predict(model, batches))
+
+
+# --- training ---
+
+
+def train_epoch(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    lrs: Iterable[float] = itertools.repeat(None),
+    label_smoothing: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Sums:
+    """Take one optimizer step per batch and return loss and hits, summed over the examples as they were trained on.
+
+    Args:
+        lrs: the learning rate of each step; None leaves the optimizer's own.
+        dtype: number format of the matrix products.
+        scaler: for float16, whose small gradients would vanish.
+
+    Raises:
+        TrainingDiverged: the loss is not finite; on a CPU before the step that would spoil the weights.
+    """
+    model.train()
+    loss_sum, correct, count, lr = 0.0, 0, 0, None
+    for step, ((images, labels), lr) in enumerate(zip(batches, lrs, strict=False)):
+        if lr is not None:
+            set_lr(optimizer, lr)
+        with autocast(images.device, dtype):
+            logits = model(images)
+        loss = metrics.cross_entropy(logits, labels, label_smoothing)
+        if images.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise TrainingDiverged(explain_divergence(step, optimizer))
+        optimizer.zero_grad(set_to_none=True)
+        take_step(loss, optimizer, scaler)
+        loss_sum += loss.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+        count += len(labels)
+    if not math.isfinite(loss_sum):
+        raise TrainingDiverged(explain_divergence(step, optimizer))
+    return Sums(float(loss_sum), int(correct), count)
+
+
+def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Differentiate the loss and step, through the scaler where there is one."""
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def explain_divergence(step: int, optimizer: torch.optim.Optimizer) -> str:
+    lr = optimizer.param_groups[0]["lr"]
+    return (
+        f"The loss is not finite at step {step} of this epoch, with learning rate {lr:g}. Try a tenth of it, a "
+        "warm-up, or look for NaN in the images. The last checkpoint holds the weights of the epoch before."
+    )
+
+
+def fit(
+    model: nn.Module,
+    train: Iterable[Batch],
+    val: Iterable[Batch],
+    config: TrainConfig,
+    *,
+    name: str = "run",
+    checkpoint: str | Path | None = None,
+    device: str | torch.device | None = None,
+    force: bool = False,
+) -> RunRecord:
+    """Train `model` in place, leave it with its best weights by validation, and return the record of the run.
+
+    Prints one line per epoch, with a bar in a terminal. What is random depends on (config.seed, epoch) alone, so a
+    run that was killed and resumes from its checkpoint ends with the same bits as one that was not.
+
+    Args:
+        train: `data.Batches`, whose epochs are shuffled and augmented as `config` says, or any re-iterable of
+            batches, which is taken as it is.
+        val: batches for choosing the best epoch; never the test split.
+        checkpoint: file to save after every epoch and to resume from. A finished one is loaded, not trained again.
+        force: resume although code, machine or versions differ; the record says which.
+
+    Raises:
+        ValueError: the arguments do not fit together; nothing was changed.
+        CheckpointError: the checkpoint is damaged or belongs to another run.
+        TrainingDiverged: the loss is no longer finite.
+    """
+    device = pick_device(device or getattr(train, "device", None))
+    check_arguments(model, train, val, config)
+    model.to(device, memory_format=torch.channels_last)
+    check_first_batches(model, train, val, config, device)
+    run = Run(model, train, val, config, device, checkpoint and Path(checkpoint))
+    history, finished = run.resume(force) if checkpoint else ([], False)
+    if finished:
+        print(f"{name}: trained before, loaded from {checkpoint}")
+        run.load_weights(run.best_weights)
+        return run.record(name, history)
+    with private_randomness(device), deterministic_kernels(config.deterministic):
+        while not run.is_over(history):
+            history.append(run.train_one_epoch(history, name))
+            run.save(history)
+            print(epoch_line(name, history, run.epochs))
+    run.load_weights(run.best_weights)
+    return run.record(name, history)
+
+
+class Run:
+    """The moving parts of one call of `fit`: model, optimizer, scaler and the best weights so far."""
+
+    def __init__(self, model, train, val, config: TrainConfig, device: torch.device, checkpoint: Path | None) -> None:
+        self.model, self.train, self.val = model, train, val
+        self.config, self.device, self.checkpoint = config, device, checkpoint
+        self.dtype = autocast_dtype(device, config.precision)
+        self.steps_per_epoch = count_steps(train, config)
+        self.total_steps = min(self.steps_per_epoch * config.epochs, config.max_steps or math.inf)
+        self.epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self.optimizer = make_optimizer(
+            model,
+            config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+        )
+        self.scaler = torch.amp.GradScaler(device.type) if self.dtype == torch.float16 else None
+        self.forward = torch.compile(model) if config.compile else model
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self.checkpoint_sha256: str | None = None
+        self.environment = environment(device) | {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "code": code_digest(),
+        }
+        self.identity = {
+            "config": config.to_dict(),
+            "model": describe_model(model),
+            "data": {
+                "train": getattr(train, "sha256", None),
+                "val": getattr(val, "sha256", None),
+                "steps_per_epoch": self.steps_per_epoch,
+            },
+        }
+        self.about = {
+            "class_names": list(getattr(train, "class_names", ())),
+            "normaliser": asdict(train.normaliser) if hasattr(train, "normaliser") else None,
+        }
+
+    def train_one_epoch(self, history: list[EpochRecord], name: str) -> EpochRecord:
+        """Train, validate, remember the weights if they are the best, and return the epoch's record."""
+        epoch, config = len(history), self.config
+        done = epoch * self.steps_per_epoch
+        steps = min(self.steps_per_epoch, self.total_steps - done)
+        shares = [(done + i) / self.total_steps for i in range(steps)]
+        lrs = [config.lr * lr_factor(config.schedule, share, config.warmup) for share in shares]
+        torch.manual_seed(make_generator("dropout", config.seed, epoch).initial_seed())
+        with Timer(self.device) as timer:
+            batches = show_bar(itertools.islice(epoch_batches(self.train, epoch, config), steps), steps, name)
+            trained = train_epoch(
+                self.forward,
+                batches,
+                self.optimizer,
+                lrs=lrs,
+                label_smoothing=config.label_smoothing,
+                dtype=self.dtype,
+                scaler=self.scaler,
+            )
+            validated = evaluate(self.model, self.val)
+        record = EpochRecord(
+            epoch + 1,
+            done + steps,
+            lrs[-1],
+            trained.loss,
+            trained.accuracy,
+            validated.loss,
+            validated.accuracy,
+            timer.seconds,
+        )
+        if record == best_epoch([*history, record]):
+            self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return record
+
+    def is_over(self, history: list[EpochRecord]) -> bool:
+        return len(history) >= self.epochs or self.out_of_patience(history)
+
+    def out_of_patience(self, history: list[EpochRecord]) -> bool:
+        """Return whether `patience` epochs went by since the best one."""
+        return bool(history) and len(history) - best_epoch(history).epoch >= (self.config.patience or math.inf)
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        self.model.load_state_dict(weights)
+
+    def save(self, history: list[EpochRecord]) -> None:
+        """Write the checkpoint, if one was asked for."""
+        if self.checkpoint is None:
+            return
+        about = self.about | {
+            "identity": self.identity,
+            "environment": self.environment,
+            "history": [asdict(record) for record in history],
+            "finished": self.is_over(history),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+        groups = {
+            "best": self.best_weights,
+            "last": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.optimizer),
+        }
+        self.checkpoint_sha256 = save_progress(self.checkpoint, about, groups)
+
+    def resume(self, force: bool) -> tuple[list[EpochRecord], bool]:
+        """Take up the state of an earlier call from the checkpoint; return its history and whether it had finished.
+
+        Raises:
+            CheckpointError: damaged, of another run, or unfinished and from another machine or code.
+        """
+        if not self.checkpoint.exists():
+            return [], False
+        about, groups = load_progress(self.checkpoint)
+        other_run = differing_keys(about["identity"], self.identity)
+        other_machine = [] if about["finished"] or force else differing_keys(about["environment"], self.environment)
+        if other_run or other_machine:
+            advice = "Choose another path or delete the file" if other_run else "Delete the file, or pass force=True"
+            listed = "; ".join(other_run + other_machine)
+            raise CheckpointError(f"{self.checkpoint} does not continue this run: {listed}. {advice}.")
+        forced = differing_keys(about["environment"], self.environment) if force else []
+        self.environment = about["environment"] | ({"forced": forced} if forced else {})
+        self.checkpoint_sha256 = checkpoint_sha256(self.checkpoint)
+        self.best_weights = {k: v.to(self.device) for k, v in groups["best"].items()}
+        self.load_weights(groups["last"])
+        load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+        if self.scaler and about["scaler"]:
+            self.scaler.load_state_dict(about["scaler"])
+        return [EpochRecord(**row) for row in about["history"]], about["finished"]
+
+    def record(self, name: str, history: list[EpochRecord]) -> RunRecord:
+        return RunRecord(
+            name=name,
+            run_hash=digest(self.identity),
+            **self.identity,
+            history=tuple(history),
+            best_epoch=best_epoch(history).epoch,
+            seconds=sum(record.seconds for record in history),
+            stopped_early=self.out_of_patience(history) and len(history) < self.epochs,
+            environment=self.environment,
+            checkpoint_sha256=self.checkpoint_sha256,
+        )
+
+
+def best_epoch(history: list[EpochRecord]) -> EpochRecord:
+    """Return the epoch with the highest validation accuracy; among equals the lowest loss, then the first."""
+    return max(history, key=lambda record: (record.val_accuracy, -record.val_loss))
+
+
+def epoch_batches(train, epoch: int, config: TrainConfig) -> Iterable[Batch]:
+    """Return the batches of one epoch: shuffled and augmented from `data.Batches`, anything else as it is."""
+    if not hasattr(train, "epoch"):
+        return train
+    return train.epoch(epoch, seed=config.seed, batch_size=config.batch_size, augment=config.augment)
+
+
+def count_steps(train, config: TrainConfig) -> int:
+    """Return the optimizer steps of one epoch."""
+    return train.steps(config.batch_size) if hasattr(train, "epoch") else len(train)
+
+
+def describe_model(model: nn.Module) -> dict:
+    """Return what the run hash knows of a model: its spec, else its class, and in either case its tensors."""
+    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
+    return getattr(model, "spec", {"name": type(model).__name__}) | {"tensors": digest(shapes)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimizer's state as `parameter number/key` to tensor."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{key}": value for i, entry in state.items() for key, value in entry.items() if value is not None}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Give the optimizer back the state that `optimizer_tensors` returned."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, name = key.split("/", 1)
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def show_bar(batches: Iterable[Batch], steps: int, name: str) -> Iterable[Batch]:
+    """Return the batches, behind a progress bar where a person watches a terminal."""
+    return tqdm(batches, name, steps, leave=False, disable=not sys.stdout.isatty(), file=sys.stdout)
+
+
+def epoch_line(name: str, history: list[EpochRecord], epochs: int) -> str:
+    """Return one line on the last epoch, with the time that the rest will take."""
+    e = history[-1]
+    left = (epochs - e.epoch) * sum(record.seconds for record in history) / len(history)
+    return (
+        f"{name}: epoch {e.epoch}/{epochs} · train loss {e.train_loss:.3f}, accuracy {e.train_accuracy:.2%} · "
+        f"val loss {e.val_loss:.3f}, accuracy {e.val_accuracy:.2%} · {e.seconds:.1f} s, {left:.0f} s left"
+    )
+
+
+# --- what is wrong with the arguments, said before the first step ---
+
+
+def check_arguments(model: nn.Module, train, val, config: TrainConfig) -> None:
+    """Raise a ValueError if splits, model and configuration do not belong together."""
+    splits = getattr(train, "split", "train"), getattr(val, "split", "val")
+    if "test" in splits:
+        raise ValueError("fit was given the test split; choose on `val`, and score once through train.final_test")
+    if splits[0] == "val":
+        raise ValueError("train is the validation split; expected fit(model, train, val, config) in this order")
+    spec_name = getattr(model, "spec", {}).get("name", config.model)
+    if config.model != "custom" and spec_name != config.model:
+        raise ValueError(f"config.model={config.model!r}, but the model was made as {spec_name!r}: make them agree")
+    if has_batchnorm(model) and 1 in last_batch_sizes(train, config):
+        raise ValueError(
+            f"batch_size={config.batch_size} leaves a last batch of one image, and BatchNorm cannot take the variance "
+            "of one: choose another batch_size, or leave that image out"
+        )
+
+
+def has_batchnorm(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def last_batch_sizes(train, config: TrainConfig) -> set[int]:
+    """Return the sizes that batches of an epoch can have besides the usual one."""
+    if hasattr(train, "epoch"):
+        return {train.num_images % config.batch_size or config.batch_size}
+    return {len(labels) for _, labels in train} if isinstance(train, list | tuple) else set()
+
+
+def check_first_batches(model: nn.Module, train, val, config: TrainConfig, device: torch.device) -> None:
+    """Raise a ValueError if a batch, or what the model makes of it, is not what training expects."""
+    for name, batches in (("train", train), ("val", val)):
+        listed = list(batches) if isinstance(batches, list | tuple) else list(itertools.islice(iter(batches), 1))
+        if not listed:
+            raise ValueError(f"{name} holds no batch; expected at least one")
+        for images, labels in listed:
+            check_batch(name, images, labels, device)
+        with evaluating(model):
+            logits = model(listed[0][0][:2])
+        if logits.ndim != 2:
+            raise ValueError(f"the model returns shape {tuple(logits.shape)}; expected logits (N, C)")
+        for _, labels in listed:
+            check_label_range(name, labels, logits.shape[1])
+
+
+def check_batch(name: str, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> None:
+    """Raise a ValueError unless the batch is float32 images and as many int64 labels, both on `device`."""
+    if len(labels) == 0:
+        raise ValueError(f"{name} holds an empty batch; expected at least one image")
+    if images.dtype != torch.float32:
+        raise ValueError(f"{name} images are {images.dtype}; expected normalised torch.float32")
+    if images.ndim == 4 and images.shape[-1] == 3 and images.shape[1] != 3:
+        raise ValueError(f"{name} images have shape {tuple(images.shape)}, channels last: images.permute(0, 3, 1, 2)")
+    if labels.dtype != torch.int64:
+        raise ValueError(f"{name} labels are {labels.dtype}; expected torch.int64 class numbers: labels.long()")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected ({len(images)},)")
+    if images.device.type != device.type:
+        raise ValueError(f"{name} batches are on {images.device}, the model goes to {device}; move one of them")
+
+
+def check_label_range(name: str, labels: torch.Tensor, num_classes: int) -> None:
+    """Raise a ValueError that names the first label outside [0, num_classes)."""
+    wrong = torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+    if len(wrong):
+        label = int(labels[wrong[0]])
+        raise ValueError(f"{name} label {label} at position {int(wrong[0])}; expected 0 to {num_classes - 1}")
+
+
+# --- the test split ---
+
+
+def audit_test(dataset, reason: str, workspace: Workspace):
+    """Return the sealed test split for a look that decides nothing, and leave a receipt with the reason.
+
+    For label-blind looks and for figures that the literature fixed long ago. The same reason leaves one receipt.
+    """
+    test = dataset.sealed_test
+    key = {"kind": "audit", "dataset": dataset.name, "data": test.sha256, "purpose": reason}
+    with_receipt(workspace.receipts, key, dict)
+    return test
