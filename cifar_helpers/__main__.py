@@ -1,7 +1,6 @@
 """The command line: `python -m cifar_helpers {run,publish,data,doctor}`. It wires the modules and holds no logic."""
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -95,6 +94,4 @@ def prepare(profile: str, source: str | None) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    # Notebooks draw without a screen.
-    os.environ.setdefault("MPLBACKEND", "agg")
     sys.exit(main())

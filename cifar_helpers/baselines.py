@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
@@ -14,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:
-    """Return uint8 images (N, 3, H, W) as float32 rows (N, 3·H·W) in [0, 1]."""
+    """Return images (N, 3, H, W) with values 0 to 255 as float32 rows (N, 3·H·W) in [0, 1]."""
     return images.flatten(1).numpy().astype(np.float32) / 255
 
 
@@ -74,10 +75,16 @@ def make_logistic_regression(components: int = 200) -> Pipeline:
     return make_pipeline(whiten, LogisticRegression(C=1e-3, max_iter=100))
 
 
-def score_logistic_regression(train, val) -> float:
-    """Return the validation accuracy of `make_logistic_regression`."""
-    model = make_logistic_regression().fit(to_pixels(train.images), train.labels.numpy())
-    return model.score(to_pixels(val.images), val.labels.numpy())
+def score_logistic_regression(train, val, size: int | None = None) -> float:
+    """Return the validation accuracy of `make_logistic_regression`, on images averaged down to `size` if given."""
+    rows, val_rows = (to_pixels(shrink(split.images, size or split.images.shape[-1])) for split in (train, val))
+    model = make_logistic_regression(min(200, rows.shape[1])).fit(rows, train.labels.numpy())
+    return model.score(val_rows, val.labels.numpy())
+
+
+def shrink(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return uint8 images (N, 3, H, W) averaged over squares to float32 (N, 3, size, size), values 0 to 255."""
+    return F.adaptive_avg_pool2d(images.float(), size)
 
 
 def cross_validated_probabilities(split, pca: PCA, components: int = 200, folds: int = 5) -> torch.Tensor:

@@ -100,6 +100,7 @@ class Budget:
         epochs: of a baseline run.
         seeds: repetitions of a comparison.
         max_steps: bound on the optimizer steps of one run, None for no bound.
+        reference_images, query_images: images that a nearest-neighbour search looks in and for.
         tsne_points: images shown to t-SNE, whose cost grows faster than linearly.
     """
 
@@ -109,14 +110,46 @@ class Budget:
     epochs: int
     seeds: int
     max_steps: int | None
+    reference_images: int
+    query_images: int
     tsne_points: int
 
 
 # From the smallest to the largest: a later profile outranks an earlier one.
 PROFILES = {
-    "quick": Budget("quick", 10_000, 2_000, epochs=3, seeds=1, max_steps=300, tsne_points=600),
-    "laptop": Budget("laptop", 45_000, 5_000, epochs=10, seeds=2, max_steps=None, tsne_points=2_000),
-    "full": Budget("full", 45_000, 5_000, epochs=20, seeds=5, max_steps=None, tsne_points=5_000),
+    "quick": Budget(
+        "quick",
+        train_images=10_000,
+        eval_images=2_000,
+        epochs=3,
+        seeds=1,
+        max_steps=300,
+        reference_images=10_000,
+        query_images=2_000,
+        tsne_points=600,
+    ),
+    "laptop": Budget(
+        "laptop",
+        train_images=45_000,
+        eval_images=5_000,
+        epochs=10,
+        seeds=2,
+        max_steps=None,
+        reference_images=50_000,
+        query_images=10_000,
+        tsne_points=2_000,
+    ),
+    "full": Budget(
+        "full",
+        train_images=45_000,
+        eval_images=5_000,
+        epochs=20,
+        seeds=5,
+        max_steps=None,
+        reference_images=50_000,
+        query_images=10_000,
+        tsne_points=5_000,
+    ),
 }
 
 

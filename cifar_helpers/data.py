@@ -169,6 +169,22 @@ class Dataset:
         )
 
 
+def rejoin(dataset: Dataset) -> Split:
+    """Return the official training part, `train` and `val` together, for comparison with published figures."""
+    images = torch.cat([dataset.train.images, dataset.val.images])
+    return Split("train", images, torch.cat([dataset.train.labels, dataset.val.labels]), dataset.class_names)
+
+
+def identical_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the pairs (i, j), int64 (P, 2), for which image i of `a` equals image j of `b` in every pixel."""
+    where: dict[bytes, list[int]] = {}
+    for j, image in enumerate(b.numpy()):
+        where.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(j)
+    digests = (hashlib.sha256(image.tobytes()).digest() for image in a.numpy())
+    pairs = [(i, j) for i, digest in enumerate(digests) for j in where.get(digest, ())]
+    return torch.tensor(pairs, dtype=torch.int64).view(-1, 2)
+
+
 # --- batches on the device ---
 
 

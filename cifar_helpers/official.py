@@ -11,7 +11,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
-import pooch
 import torch
 from torchvision import datasets
 
@@ -186,16 +185,12 @@ def temporary_folder(folder: Path) -> tempfile.TemporaryDirectory:
 
 def download(url: str, source: Source, folder: Path, timeout: float) -> Path:
     """Return the path of the archive, fetched from `url` and checked by pooch against its MD5."""
+    import pooch  # only a download needs it, and inside a notebook its import warns about missing widgets
+
     print(f"Fetching {source.title} from {urlsplit(url).netloc} ({source.archive_bytes / 1e6:.0f} MB)")
-    progress = ProgressLines()
-    downloader = pooch.HTTPDownloader(timeout=timeout, progressbar=progress)
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
-    try:
-        return Path(pooch.retrieve(url, f"md5:{source.reader.tgz_md5}", path=folder, downloader=downloader))
-    finally:
-        logger.setLevel(level)
+    downloader = pooch.HTTPDownloader(timeout=timeout, progressbar=ProgressLines())
+    pooch.get_logger().setLevel("ERROR")  # its messages repeat ours
+    return Path(pooch.retrieve(url, f"md5:{source.reader.tgz_md5}", path=folder, downloader=downloader))
 
 
 class ProgressLines:

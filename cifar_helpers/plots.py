@@ -1,8 +1,8 @@
 """Pictures: each function draws given data on given axes and returns them. Nothing here loads, trains or saves."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,10 +17,10 @@ SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 REFERENCE = {"color": "0.45", "linestyle": "--", "linewidth": 1}
 
 
-def figure_style() -> AbstractContextManager:
-    """Return the style of all figures, for a `with` block or, entered once, for a notebook."""
+def figure_style() -> None:
+    """Set the style of all figures that follow; a notebook calls it once."""
     settings = {
-        "figure.dpi": 100,
+        "figure.dpi": 90,
         "savefig.dpi": 110,
         "figure.constrained_layout.use": True,
         "axes.titlesize": 11,
@@ -29,7 +29,7 @@ def figure_style() -> AbstractContextManager:
         "axes.spines.right": False,
         "font.size": 9,
     }
-    return plt.rc_context({**sns.axes_style("ticks", {"axes.edgecolor": "0.3"}), **settings})
+    plt.rcParams.update({**sns.axes_style("ticks", {"axes.edgecolor": "0.3"}), **settings})
 
 
 def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, np.ndarray]:
@@ -49,8 +49,14 @@ def plot_images(
 ) -> Axes:
     """Draw uint8 images (N, 3, H, W) as a grid, row by row, with a caption under each and a name before each row."""
     ax = ax or plt.gca()
+    ax.set_title(title)
+    if len(images) == 0:
+        ax.text(0.5, 0.5, "not available: there is none in this data", ha="center", transform=ax.transAxes)
+        return ax.set_axis_off() or ax
+    captions = [textwrap.fill(caption, 13) for caption in captions]
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     count, _, height, width = images.shape
-    rows, gap, under = math.ceil(count / columns), max(2, width // 10), height // 3 if captions else 0
+    rows, gap, under = math.ceil(count / columns), max(2, width // 10), lines * height // 4
     step_y, step_x = height + gap + under, width + gap
     canvas = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
     for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
@@ -59,12 +65,11 @@ def plot_images(
     ax.imshow(canvas, interpolation="nearest")
     for i, caption in enumerate(captions):
         x, y = (i % columns) * step_x + width / 2, (i // columns) * step_y + height + 1
-        ax.text(x, y, caption, ha="center", va="top", size=7)
+        ax.text(x, y, caption, ha="center", va="top", size=6.5, linespacing=0.95)
     ax.set_yticks([r * step_y + height / 2 for r in range(len(row_names))], row_names, size=8)
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title(title)
     return ax
 
 
@@ -82,7 +87,7 @@ def plot_class_counts(counts: Mapping[str, torch.Tensor], title: str, ax: Axes |
         ax.bar(range(len(values)), values, bottom=bottom, width=1, color=SPLIT_COLOURS[split], label=label, linewidth=0)
         bottom += values.numpy()
     ax.set(xlabel="class number", ylabel="images", title=title, ylim=(0, bottom.max() * 1.45))
-    ax.legend(loc="upper left", frameon=False, size=8)
+    ax.legend(loc="upper left", frameon=False, fontsize=8)
     return ax
 
 
@@ -98,8 +103,9 @@ def plot_channel_histograms(
         share = torch.bincount(values, minlength=256) / len(values)
         ax.plot(range(256), 100 * share, color=colour, label=f"{name}: mean {mean[c]:.4f}, std {std[c]:.4f}", lw=1.2)
         ax.axvline(255 * mean[c], color=colour, ls=":", lw=1)
-    ax.set(xlabel="pixel level, 0 to 255 (dotted: mean)", ylabel="share of pixels (%)", title=title, ylim=(0, None))
-    ax.legend(frameon=False, size=8)
+    ax.set(xlabel="pixel level, 0 to 255 (dotted: mean)", ylabel="share of pixels (%)", title=title)
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return ax
 
 
@@ -129,7 +135,7 @@ def plot_embedding(
         marker = "o^"[c // 10]
         ax.scatter(*points[chosen].T, s=9, color=colours[c], label=name, marker=marker, alpha=0.75, linewidths=0)
     ax.set(title=title, xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, size=7, markerscale=1.5)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, markerscale=1.5)
     return ax
 
 
@@ -148,7 +154,7 @@ def plot_accuracies(
         xlabel=f"{SPLIT_NAMES[split]} accuracy (%)", title=title, xlim=(0, 1.2 * max(np.nanmax(values), 100 * chance))
     )
     ax.invert_yaxis()
-    ax.legend(frameon=False, size=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
     return ax
 
 
@@ -170,7 +176,7 @@ def plot_history(history: Sequence, num_classes: int, title: str, axes: Sequence
     axes[1].set(xlabel="epoch", ylabel="accuracy (%)", title=f"{title}: accuracy", ylim=(0, None))
     for ax in axes:
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.legend(frameon=False, size=8)
+        ax.legend(frameon=False, fontsize=8)
     return axes
 
 
@@ -199,41 +205,40 @@ def plot_matrix(
     return ax
 
 
-def plot_accuracy_by_distance(
-    distance: torch.Tensor,
-    correct: torch.Tensor,
-    threshold: float,
-    title: str,
-    *,
-    bins: int = 20,
-    ax: Axes | None = None,
+def plot_accuracy_by_ratio(
+    ratio: torch.Tensor, correct: torch.Tensor, threshold: float, title: str, *, bins: int = 20, ax: Axes | None = None
 ) -> Axes:
-    """Draw the accuracy of nearest-neighbour classification against the distance to the neighbour.
+    """Draw the accuracy of nearest-neighbour classification against the ratio of the two smallest distances.
 
     Args:
-        distance: (N,), root mean square pixel difference in [0, 1].
-        correct: bool (N,), whether the neighbour has the query's label.
-        threshold: distance below which a pair is a candidate for a near duplicate.
+        ratio: (N,), distance to the nearest over distance to the second nearest, in [0, 1].
+        correct: bool (N,), whether the nearest has the query's label.
+        threshold: ratio below which a pair is a candidate for a near duplicate.
     """
     ax = ax or plt.gca()
-    order = distance.argsort()
-    parts = order.tensor_split(bins)
-    centres = [distance[part].mean().item() for part in parts]
-    ax.plot(
-        centres, [100 * correct[part].float().mean().item() for part in parts], "o-", ms=4, color=SPLIT_COLOURS["test"]
-    )
-    near = distance < threshold
-    for name, chosen, x in (("candidates", near, 0.02), ("the rest", ~near, 0.4)):
-        share = 100 * correct[chosen].float().mean().item() if chosen.any() else float("nan")
-        ax.text(
-            x,
-            0.95,
-            f"{name}: {int(chosen.sum())} images\n{share:.1f} % right",
-            transform=ax.transAxes,
-            va="top",
-            size=8,
-        )
+    edges = torch.linspace(0, 1, bins + 1)
+    place = torch.bucketize(ratio, edges[1:-1])
+    share = [100 * correct[place == b].float().mean().item() for b in range(bins)]
+    colours = [SPLIT_COLOURS["test"] if edge < threshold - 1e-6 else "0.75" for edge in edges[:-1]]
+    ax.bar(edges[:-1], np.nan_to_num(share), width=1 / bins, align="edge", color=colours, linewidth=0)
+    near = ratio < threshold
+    for name, chosen, colour in (("candidates", near, SPLIT_COLOURS["test"]), ("the rest", ~near, "0.75")):
+        right = f"{100 * correct[chosen].float().mean():.1f} % right" if chosen.any() else "not available"
+        ax.bar(0, 0, color=colour, label=f"{name}: {int(chosen.sum())} images, {right}")
     ax.axvline(threshold, **REFERENCE)
-    ax.set(xlabel="distance to the nearest training image (RMS, pixels in 0 to 1)", title=title, ylim=(0, 125))
-    ax.set_ylabel("1-NN test accuracy (%)")
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    ax.set(xlabel="distance to the nearest / to the second nearest", title=title, xlim=(0, 1), ylim=(0, 130))
+    ax.set_ylabel("1-NN accuracy on test (%)")
+    return ax
+
+
+def plot_curve(
+    x: Sequence[float], curves: Mapping[str, Sequence[float]], ax: Axes | None = None, **labels: str
+) -> Axes:
+    """Draw named curves over `x`; further keywords (title, xlabel, ylabel, xscale) go to the axes."""
+    ax = ax or plt.gca()
+    for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
+        ax.plot(x, values, "o-", ms=4, color=colour, label=name)
+    ax.set(**labels)
+    ax.legend(frameon=False, fontsize=8)
     return ax

@@ -1,10 +1,11 @@
 """Execute the notebooks and gather what they leave behind into one HTML page."""
 
 import base64
+import contextlib
 import datetime
 import html
+import io
 import os
-import re
 import shutil
 import sys
 import threading
@@ -17,6 +18,7 @@ import nbformat
 import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from PIL import Image
 
 from cifar_helpers.runs import newest_rows, read_figure
 from cifar_helpers.runtime import environment_line, pick_device
@@ -72,17 +74,20 @@ class Watch:
         self.cell += 1
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
         line = f"{self.name}  cell {self.cell:2d} of {self.cells}  {self.seconds:5.0f} s  {first[:60]}"
-        terminal = sys.stdout.isatty()
-        print(f"\r{line:<118}" if terminal else line, end="" if terminal else "\n", flush=True)
+        say(line, end="" if sys.stdout.isatty() else "\n")
 
     def follow(self, client: NotebookClient) -> None:
         """Sample the memory of the client's kernel until `done`."""
         while not self.done:
-            try:
+            # Not started yet, or gone: the client itself notices a dead kernel.
+            with contextlib.suppress(AttributeError, psutil.Error):
                 self.peak_bytes = max(self.peak_bytes, psutil.Process(client.km.provisioner.pid).memory_info().rss)
-            except (AttributeError, psutil.Error):
-                pass  # not started yet, or gone: the client itself notices a dead kernel
             time.sleep(0.25)
+
+
+def say(line: str, end: str = "\n") -> None:
+    """Print a line; in a terminal over the one before."""
+    print(f"\r{line:<118}" if sys.stdout.isatty() else line, end=end, flush=True)
 
 
 def execute(path: Path, copy: Path, environment: dict[str, str], timeout: float | None = None) -> NotebookResult:
@@ -100,6 +105,7 @@ def execute(path: Path, copy: Path, environment: dict[str, str], timeout: float 
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=watch.show,
+        extra_arguments=["--log-level=ERROR"],  # no warning about unencrypted loopback traffic
     )
     sampler = threading.Thread(target=watch.follow, args=(client,), daemon=True)
     sampler.start()
@@ -126,11 +132,36 @@ def explain(failure: Exception) -> str:
 
 
 def normalise(notebook: nbformat.NotebookNode) -> None:
-    """Remove what changes from one execution to the next and says nothing: time stamps and the kernel's version."""
+    """Remove what changes from one execution to the next and says nothing, and make the pictures small."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = shrink_png(output.data["image/png"])
+        merge_streams(cell)
+
+
+def shrink_png(encoded: str) -> str:
+    """Return a base64 PNG with 256 colours instead of 16 million, a third of the size."""
+    content = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        image.convert("RGB").quantize(256).save(content, format="png", optimize=True)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def merge_streams(cell: nbformat.NotebookNode) -> None:
+    """Join neighbouring pieces of the same stream: where a kernel cuts its output is chance."""
+    merged: list = []
+    for output in cell.get("outputs", []):
+        last = merged[-1] if merged else {}
+        if output.output_type == "stream" == last.get("output_type") and output.name == last.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    if cell.cell_type == "code":
+        cell.outputs = merged
 
 
 def run_notebooks(paths: Iterable[Path], out: Path, environment: dict[str, str]) -> list[NotebookResult]:
@@ -140,7 +171,7 @@ def run_notebooks(paths: Iterable[Path], out: Path, environment: dict[str, str])
         remove_traces(path.stem, out)
         result = execute(path, out / "notebooks" / path.name, environment)
         verdict = "failed" if result.error else "done"
-        print(f"{'\r' if sys.stdout.isatty() else ''}{f'{result.name}  {verdict} in {result.seconds:.0f} s':<118}")
+        say(f"{result.name}  {verdict} in {result.seconds:.0f} s")
         if result.error:
             print(f"  {result.error}\n  executed copy: {result.executed}")
         results.append(result)
@@ -160,7 +191,8 @@ def remove_traces(notebook: str, out: Path) -> None:
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; padding-bottom: .3rem }
-table { border-collapse: collapse; width: 100%; font-size: .9rem } th { text-align: left; border-bottom: 2px solid #888 }
+table { border-collapse: collapse; width: 100%; font-size: .9rem } 
+th { text-align: left; border-bottom: 2px solid #888 }
 th, td { padding: .3rem .6rem } td { border-bottom: 1px solid #e5e5e5 } td.number, th.number { text-align: right }
 figure { margin: 2rem 0 } figure img { max-width: 100% } figcaption { font-size: .9rem }
 .facts { color: #666; font-size: .85rem } .failed { color: #a40000; font-weight: 600 }
@@ -187,9 +219,9 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
         "<h2>Figures</h2>",
         *(figure_block(path, fact) for path, fact in zip(figures, facts, strict=True)),
     ]
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>CIFAR notebooks: report</title><style>{STYLE}</style>"
+    head = "<!doctype html><html lang='en'><meta charset='utf-8'><title>CIFAR notebooks: report</title>"
     page = out / "report.html"
-    write_whole(page, "\n".join([head, *parts, "</html>\n"]).encode())
+    write_whole(page, "\n".join([head, f"<style>{STYLE}</style>", *parts, "</html>\n"]).encode())
     return page
 
 

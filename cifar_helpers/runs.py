@@ -4,7 +4,7 @@ import datetime
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -182,11 +182,15 @@ class Workspace:
         return row
 
 
-def open_workspace(notebook: str, profile: str, device: str, data_source: str) -> Workspace:
+def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:
     """Return where `notebook` writes: below CIFAR_OUT; else the project, or `build` for the stand-in.
 
     Without a project around the package (Colab), the current folder takes its place.
+
+    Args:
+        sources: of all data sets in use; one stand-in among them makes everything a stand-in's.
     """
+    data_source = "real" if set(sources) == {"real"} else "synthetic"
     project = Path(__file__).resolve().parent.parent
     home = project if (project / "pyproject.toml").exists() else Path.cwd()
     root = Path(os.environ["CIFAR_OUT"]) if os.environ.get("CIFAR_OUT") else home

@@ -31,6 +31,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        partial.chmod(0o644)  # a temporary file is private, a finished one is not
         os.replace(partial, path)
     except OSError as error:
         if partial:

@@ -1,0 +1,79 @@
+"""The import table: a module imports only from the levels before its own, and importing does nothing else."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cifar_helpers
+
+PACKAGE = Path(cifar_helpers.__file__).parent
+TABLE = {
+    # level 0
+    "arguments": set(),
+    # level 1
+    "config": {"arguments"},
+    "runtime": set(),
+    "augment": {"arguments"},
+    "metrics": set(),
+    "models": {"arguments"},
+    "optim": set(),
+    "storage": set(),
+    "synthetic": set(),
+    "plots": set(),
+    "baselines": set(),
+    # level 2
+    "official": {"storage"},
+    "runs": {"config", "storage"},
+    "classify": {"augment", "models", "storage"},
+    # level 3
+    "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
+    "train": {"config", "metrics", "optim", "runs", "runtime", "storage"},
+    # top
+    "report": {"runs", "runtime", "storage"},
+    "__main__": {"config", "data", "official", "report", "runtime"},
+    "__init__": set(),
+}
+
+
+def imported(module: str) -> set[str]:
+    """Return the modules of this package that a module imports."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "cifar_helpers":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cifar_helpers."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def test_every_module_stands_in_the_table():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(TABLE)
+
+
+@pytest.mark.parametrize("module", TABLE)
+def test_module_imports_what_the_table_says(module):
+    assert imported(module) == TABLE[module]
+
+
+def test_the_table_has_no_circle():
+    order: list[str] = []
+    while len(order) < len(TABLE):
+        ready = [module for module, needs in TABLE.items() if module not in order and needs <= set(order)]
+        assert ready, f"circle among {set(TABLE) - set(order)}"
+        order += ready
+
+
+def test_importing_has_no_side_effects(tmp_path):
+    modules = [name for name in TABLE if not name.startswith("__")]
+    code = (
+        "import os, random, matplotlib, nbclient, pooch, seaborn, sklearn.manifold, torch, torchvision\n"
+        "before = random.getstate(), torch.get_rng_state().sum(), dict(matplotlib.rcParams), dict(os.environ)\n"
+        + "".join(f"import cifar_helpers.{name}\n" for name in modules)
+        + "after = random.getstate(), torch.get_rng_state().sum(), dict(matplotlib.rcParams), dict(os.environ)\n"
+        "assert before == after\n"
+        "assert not os.listdir('.')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
