@@ -209,6 +209,10 @@ class Batches:
         self._images = split.images.to(self.device).to(memory_format=torch.channels_last)
         self._labels = split.labels.to(self.device)
 
+    def like(self, split: Split) -> "Batches":
+        """Return another split with this one's normaliser, on this one's device."""
+        return Batches(split, self.normaliser, self.device, self.eval_batch_size)
+
     @property
     def num_images(self) -> int:
         return len(self._labels)
@@ -244,7 +248,8 @@ def make_batches(
 ) -> tuple[Batches, Batches]:
     """Return training and validation batches that share one normaliser, by default fitted on `train`."""
     normaliser = normaliser or Normaliser.fit(train)
-    return Batches(train, normaliser, device), Batches(val, normaliser, device)
+    batches = Batches(train, normaliser, device)
+    return batches, batches.like(val)
 
 
 def read_image_folder(folder: str | Path, name: str = "train", size: int = 32) -> Split:

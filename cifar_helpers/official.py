@@ -6,6 +6,7 @@ import socket
 import tarfile
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -216,7 +217,7 @@ class ProgressLines:
         pass
 
 
-def reachable_mirrors(urls: tuple[str, ...], timeout: float = 3.0) -> set[str]:
+def reachable_mirrors(urls: tuple[str, ...], timeout: float = 2.0) -> set[str]:
     """Return the mirrors whose host accepts a connection within `timeout` seconds, all asked at once."""
     reached: set[str] = set()
 
@@ -231,8 +232,9 @@ def reachable_mirrors(urls: tuple[str, ...], timeout: float = 3.0) -> set[str]:
     threads = [threading.Thread(target=knock, args=(url,), daemon=True) for url in urls]
     for thread in threads:
         thread.start()
+    deadline = time.monotonic() + timeout  # name look-ups know no time-out of their own
     for thread in threads:
-        thread.join(timeout)
+        thread.join(max(0.0, deadline - time.monotonic()))
     return set(reached)
 
 

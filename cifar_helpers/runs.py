@@ -148,8 +148,7 @@ class Workspace:
     def checkpoint(self, name: str) -> Path:
         """Return the path of the checkpoint of the run called `name`; never among the figures, never in git."""
         folder = self.root if self.root.name == "build" else self.root / "build"
-        parts = (self.notebook, self.data_source, self.profile, name)
-        return folder.joinpath("checkpoints", *parts).with_suffix(".safetensors")
+        return folder / "checkpoints" / self.notebook / self.data_source / self.profile / f"{name}.safetensors"
 
     def save_figure(self, figure, name: str, caption: str) -> Path | None:
         """Stamp a figure with its provenance and write it as `name`.png, which carries caption and provenance too.

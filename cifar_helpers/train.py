@@ -359,11 +359,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Give the optimizer back the state that `optimizer_tensors` returned."""
+    """Give the optimizer back the state that `optimizer_tensors` returned.
+
+    A state of a parameter's shape takes its memory order too: fused kernels walk both side by side in memory.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split("/", 1)
-        state.setdefault(int(number), {})[name] = tensor
+        like = parameters[int(number)]
+        ordered = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+        state.setdefault(int(number), {})[name] = ordered.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -465,3 +471,19 @@ def audit_test(dataset, reason: str, workspace: Workspace):
     key = {"kind": "audit", "dataset": dataset.name, "data": test.sha256, "purpose": reason}
     with_receipt(workspace.receipts, key, dict)
     return test
+
+
+def final_test(model: nn.Module, dataset, batches, record: RunRecord, workspace: Workspace) -> Sums:
+    """Return loss and hits of a finished run on the sealed test split, evaluated once and kept as a receipt.
+
+    The same weights on the same data return the stored result and evaluate nothing.
+
+    Args:
+        model: holds the weights of `record`.
+        batches: those the model was trained or validated on, for their normaliser and device.
+    """
+    test = dataset.sealed_test
+    weights = [(name, tensor.double().sum().item()) for name, tensor in model.state_dict().items()]
+    key = {"kind": "final", "dataset": dataset.name, "data": test.sha256, "purpose": record.name}
+    key |= {"run_hash": record.run_hash, "weights": digest(weights)}
+    return Sums(**with_receipt(workspace.receipts, key, lambda: asdict(evaluate(model, batches.like(test)))))

@@ -1,6 +1,5 @@
-"""Small data and models that several test files share."""
+"""Small data that several test files share."""
 
-import pytest
 import torch
 
 from cifar_helpers.augment import Normaliser
@@ -17,14 +16,8 @@ def random_split(count: int = 40, name: str = "train", size: int = 8, seed: int 
     return Split(name, (noise + 48 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, NAMES)
 
 
-@pytest.fixture
-def split() -> Split:
-    return random_split()
-
-
-@pytest.fixture
-def batches() -> tuple[Batches, Batches]:
-    """Training and validation batches on the CPU."""
-    train, val = random_split(64), random_split(20, "val", seed=1)
+def small_batches(count: int = 64) -> tuple[Batches, Batches]:
+    """Return training and validation batches on the CPU."""
+    train, val = random_split(count), random_split(20, "val", seed=1)
     normaliser = Normaliser.fit(train)
     return Batches(train, normaliser, "cpu", eval_batch_size=8), Batches(val, normaliser, "cpu", eval_batch_size=8)

@@ -1,0 +1,87 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import NAMES, random_split, small_batches
+from torch import nn
+
+from cifar_helpers.classify import load_model, to_square
+from cifar_helpers.config import TrainConfig
+from cifar_helpers.models import make_model
+from cifar_helpers.storage import CheckpointError
+from cifar_helpers.train import fit, predict
+
+CONFIG = TrainConfig(model="cnn_bn", width=0.1, epochs=3, batch_size=16, lr=0.02, precision="float32")
+
+
+def picture(brightness: int, size=(40, 30)) -> Image.Image:
+    return Image.fromarray(np.full((size[1], size[0], 3), brightness, dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the path of a checkpoint, the model it holds and the validation batches."""
+    path = tmp_path_factory.mktemp("run") / "cnn.safetensors"
+    train, val = small_batches()
+    model = make_model("cnn_bn", 4, width=0.1, image_size=8)
+    fit(model, train, val, CONFIG, checkpoint=path)
+    return path, model, val
+
+
+def test_a_loaded_model_gives_the_logits_of_the_trained_one(trained):
+    path, model, val = trained
+    classifier = load_model(path)
+    assert torch.equal(predict(classifier.model, val)[0], predict(model, val)[0])
+    assert classifier.class_names == NAMES
+    assert classifier.normaliser == val.normaliser
+
+
+def test_top_classes_of_a_picture_in_three_lines(trained):
+    top = load_model(trained[0]).predict(picture(200))
+    assert {name for name, _ in top} == set(NAMES)
+    assert sum(p for _, p in top) == pytest.approx(1)
+    assert [p for _, p in top] == sorted((p for _, p in top), reverse=True)
+    assert len(load_model(trained[0]).predict(picture(200), k=2)) == 2
+
+
+def test_a_validation_image_is_classified_as_in_evaluation(trained):
+    path, model, val = trained
+    split = random_split(20, "val", seed=1)
+    logits, _ = predict(model, val)
+    for image, row in zip(split.images[:5], logits, strict=False):
+        top = load_model(path).predict(Image.fromarray(image.permute(1, 2, 0).numpy()), k=1)
+        assert top[0][0] == NAMES[int(row.argmax())]
+        assert top[0][1] == pytest.approx(row.softmax(0).max().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_pictures_of_every_kind_become_a_square(tmp_path, mode):
+    image = picture(90, (64, 48))
+    image = image.quantize(8) if mode == "P" else image.convert(mode)
+    path = tmp_path / ("p.jpg" if mode == "CMYK" else "p.png")
+    image.save(path)
+    square = to_square(path, 32)
+    assert square.shape == (1, 3, 32, 32)
+    assert (square.int() - 90).abs().max() <= 3
+
+
+def test_the_centre_is_kept():
+    wide = np.zeros((20, 60, 3), dtype=np.uint8)
+    wide[:, 20:40] = 255
+    assert to_square(Image.fromarray(wide), 8).float().mean() > 250
+
+
+def test_a_file_that_is_no_picture_says_so(tmp_path, trained):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.txt is no picture"):
+        load_model(trained[0]).predict(tmp_path / "notes.txt")
+
+
+def test_a_model_of_ones_own_is_refused_with_advice(tmp_path):
+    path = tmp_path / "own.safetensors"
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    fit(net, *small_batches(), dataclasses.replace(CONFIG, model="custom"), checkpoint=path)
+    with pytest.raises(CheckpointError, match="how to build its network"):
+        load_model(path)

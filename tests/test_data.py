@@ -1,0 +1,283 @@
+import inspect
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small import NAMES, random_split, small_batches
+
+from cifar_helpers.augment import Flip, Normaliser, PadCrop
+from cifar_helpers.data import (
+    VAL_SHA256,
+    Batches,
+    Split,
+    data_folder,
+    identical_pairs,
+    load_data,
+    make_batches,
+    read_image_folder,
+    rejoin,
+)
+from cifar_helpers.official import SOURCES, DataError
+
+REAL = {"cifar10": (4500, 500), "cifar100": (450, 50)}
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """Both stand-ins, made once for this file in the data folder that the notebooks use."""
+    return {name: load_data(name, source="synthetic", folder=data_folder()) for name in SOURCES}
+
+
+# --- the data sets ---
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_stand_in_has_cifars_splits(stand_in, name):
+    check_shapes(stand_in[name], name)
+    assert stand_in[name].source == "synthetic"
+    assert "stand-in" in stand_in[name].title
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", SOURCES)
+def test_real_data_has_cifars_splits(name):
+    dataset = load_data(name, source="real")
+    check_shapes(dataset, name)
+    assert dataset.class_names[0] == {"cifar10": "airplane", "cifar100": "apple"}[name]
+    if name == "cifar100":
+        assert dataset.coarse_names[int(dataset.fine_to_coarse[0])] == "fruit_and_vegetables"
+
+
+def check_shapes(dataset, name) -> None:
+    train, val = REAL[name]
+    assert set(dataset.train.counts().tolist()) == {train}
+    assert set(dataset.val.counts().tolist()) == {val}
+    assert set(dataset.sealed_test.counts().tolist()) == {10_000 // dataset.num_classes}
+    assert dataset.train.images.shape == (45_000, 3, 32, 32)
+    assert dataset.train.images.is_contiguous()
+    if name == "cifar100":
+        assert torch.bincount(dataset.fine_to_coarse).tolist() == [5] * 20
+        assert len(dataset.coarse_names) == 20
+    else:
+        assert dataset.coarse_names == ()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        ("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    ],
+)
+def test_statistics_of_the_official_training_part(name, mean, std):
+    normaliser = Normaliser.fit(rejoin(load_data(name, source="real")))
+    assert [round(v, 4) for v in normaliser.mean] == list(mean)
+    assert [round(v, 4) for v in normaliser.std] == list(std)
+
+
+@pytest.mark.real
+def test_another_split_is_noticed(monkeypatch):
+    monkeypatch.setitem(VAL_SHA256, ("cifar10", "real"), "0" * 64)
+    with pytest.raises(DataError, match="validation split of cifar10"):
+        load_data("cifar10", source="real")
+
+
+def test_split_parts_share_no_image(stand_in):
+    assert len(identical_pairs(stand_in["cifar10"].val.images[:500], stand_in["cifar10"].train.images)) == 0
+
+
+def test_test_split_is_sealed(stand_in):
+    with pytest.raises(DataError, match=r"sealed.*train\.audit_test"):
+        stand_in["cifar10"].test  # noqa: B018
+    assert "sealed_test" not in repr(stand_in["cifar10"])
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("cifar-10", "cifar10"), ("CIFAR10", "cifar10"), ("cifar1O", "cifar10"), ("cifar-100", "cifar100")],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(ValueError, match=f"Did you mean '{nearest}'"):
+        load_data(name)
+
+
+def test_a_wrong_source_is_named(monkeypatch):
+    monkeypatch.setenv("CIFAR_DATA", "fake")
+    with pytest.raises(ValueError, match=r"CIFAR_DATA.*auto, real, synthetic"):
+        load_data("cifar10")
+
+
+def test_auto_falls_back_aloud_and_real_never(monkeypatch, tmp_path, capsys, stand_in):
+    monkeypatch.setattr("cifar_helpers.official.reachable_mirrors", lambda urls: set())
+    shutil.copy(data_folder() / "stand-in-cifar10-1.safetensors", tmp_path)
+    assert load_data("cifar10", source="auto", folder=tmp_path).source == "synthetic"
+    assert "SYNTHETIC STAND-IN" in capsys.readouterr().out
+    with pytest.raises(DataError, match="could not be fetched"):
+        load_data("cifar10", source="real", folder=tmp_path)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+@pytest.mark.parametrize("source", ["auto", "real"])
+def test_a_damaged_file_is_never_a_reason_to_fall_back(tmp_path, damage, source):
+    shutil.copytree(data_folder() / "cifar-10-batches-py", tmp_path / "cifar-10-batches-py")
+    path = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[1_000_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"data_batch_3 \(MD5 \w+, expected \w+\)"):
+        load_data("cifar10", source=source, folder=tmp_path)
+
+
+# --- splits ---
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        (torch.zeros(4, 8, 8, 3, dtype=torch.uint8), None, "channels last"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), None, "one channel"),
+        (torch.zeros(4, 3, 8, 8, dtype=torch.float64), None, "torch.float64; expected torch.uint8"),
+        (torch.zeros(4, 3, 8, 8), None, "torch.float32; expected torch.uint8"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), None, r"shape \(3, 8, 8\)"),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), None, "empty"),
+        (None, [0, 1, 4, 2], r"labels\[2\] is 4; expected 0 to 3"),
+        (None, [0, -1, 4, 2], r"labels\[1\] is -1"),
+        (None, [0, 1, 2, -100], r"labels\[3\] is -100"),
+        (None, [0.0, 1.0, 2.0, 3.0], r"torch.float32; expected torch.int64"),
+        (None, [0, 1], r"shape \(2,\); expected \(4,\)"),
+    ],
+)
+def test_wrong_images_and_labels_are_named(images, labels, words):
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8) if images is None else images
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else torch.tensor(labels)
+    with pytest.raises(ValueError, match=words):
+        Split("train", images, labels, NAMES)
+
+
+def test_take_is_balanced_and_keeps_the_order():
+    split = random_split(40)
+    taken = split.take(14)
+    assert taken.counts().tolist() == [3, 3, 3, 3]
+    assert torch.equal(taken.images, split.images[:12])
+    assert split.take(100) is split
+    with pytest.raises(ValueError, match="count=3"):
+        split.take(3)
+
+
+def test_identical_pairs_finds_every_pair():
+    images = random_split(10).images
+    assert identical_pairs(images[[3, 5]], images[[5, 1, 3, 3]]).tolist() == [[0, 2], [0, 3], [1, 0]]
+
+
+def test_sha256_changes_with_a_single_pixel_or_label():
+    a, b, c = random_split(), random_split(), random_split()
+    b.images[7, 1, 2, 3] += 1
+    c.labels[0] = 1
+    assert len({a.sha256, b.sha256, c.sha256}) == 3
+    assert a.sha256 == random_split().sha256
+
+
+# --- batches ---
+
+
+def epoch_of(batches, epoch=0, seed=0, batch_size=16, augment=()):
+    images, labels = zip(*batches.epoch(epoch, seed=seed, batch_size=batch_size, augment=augment), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_evaluation_is_in_order_unchanged_and_the_same_twice():
+    split = random_split(20, "val")
+    normaliser = Normaliser.fit(random_split())
+    batches = Batches(split, normaliser, "cpu", eval_batch_size=8)
+    for _ in range(2):
+        images, labels = zip(*batches, strict=True)
+        assert [len(x) for x in images] == [8, 8, 4]
+        assert torch.equal(torch.cat(images), normaliser(split.images))
+        assert torch.equal(torch.cat(labels), split.labels)
+
+
+def test_evaluation_cannot_augment():
+    assert "augment" not in inspect.signature(Batches.__init__).parameters
+    assert list(inspect.signature(Batches.__iter__).parameters) == ["self"]
+    _, val = small_batches()
+    with pytest.raises(ValueError, match="only the training split is shuffled"):
+        next(val.epoch(0, seed=0, batch_size=4))
+
+
+def test_an_epoch_serves_every_image_once_in_an_order_of_seed_and_epoch():
+    split = random_split(64)
+    train = Batches(split, Normaliser.fit(split), "cpu")
+    orders = []
+    for seed, epoch in [(0, 0), (0, 1), (1, 0)]:
+        images, labels = epoch_of(train, epoch, seed)
+        rows = [int((split.images == image).flatten(1).all(1).nonzero()) for image in train.normaliser.inverse(images)]
+        assert sorted(rows) == list(range(64))
+        assert torch.equal(labels, split.labels[rows])
+        orders.append(rows)
+    assert orders[0] != orders[1] != orders[2]
+    again, _ = epoch_of(train, 0, 0)
+    assert torch.equal(again, epoch_of(train, 0, 0)[0])
+
+
+@pytest.mark.parametrize("augment", [(Flip(),), (PadCrop(2),), (Flip(), PadCrop(2))])
+def test_augmentation_depends_on_seed_epoch_and_image_but_not_on_the_batch(augment):
+    train, _ = small_batches()
+    whole, _ = epoch_of(train, batch_size=64, augment=augment)
+    assert torch.equal(whole, epoch_of(train, batch_size=7, augment=augment)[0])
+    assert not torch.equal(whole, epoch_of(train)[0])
+    first, second = (epoch_of(train, epoch, augment=augment)[0].sum((1, 2, 3)).sort().values for epoch in (0, 1))
+    assert augment == (Flip(),) or not torch.equal(first, second)
+
+
+def test_batches_are_float32_in_channels_last_memory():
+    train, _ = small_batches()
+    images, labels = next(train.epoch(0, seed=0, batch_size=8, augment=(Flip(), PadCrop(1))))
+    assert images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+
+
+def test_training_and_validation_share_the_normaliser_of_training():
+    train, val = make_batches(random_split(), random_split(8, "val", seed=2), "cpu")
+    assert train.normaliser == val.normaliser == Normaliser.fit(random_split())
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 16, 64, 100])
+def test_steps_counts_the_batches_of_an_epoch(batch_size):
+    train, _ = small_batches()
+    assert train.steps(batch_size) == len(list(train.epoch(0, seed=0, batch_size=batch_size)))
+
+
+@pytest.mark.cuda
+def test_batches_live_on_the_gpu():
+    train, _ = make_batches(random_split(), random_split(8, "val"), "cuda")
+    images, labels = next(train.epoch(0, seed=0, batch_size=8, augment=(Flip(), PadCrop(2))))
+    assert images.is_cuda
+    assert labels.is_cuda
+
+
+# --- one's own pictures ---
+
+
+def test_a_folder_of_pictures_becomes_a_split(tmp_path):
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        for i, size in enumerate([(100, 60), (32, 32), (20, 50)]):
+            Image.fromarray(np.full((*size, 3), colour, dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    split = read_image_folder(tmp_path, size=32)
+    assert split.class_names == ("blue", "red")
+    assert split.images.shape == (6, 3, 32, 32)
+    assert split.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (split.images[0, 2] == 255).all()
+
+
+def test_an_empty_folder_of_pictures_says_what_was_expected(tmp_path):
+    with pytest.raises(DataError, match="one folder per class"):
+        read_image_folder(tmp_path)

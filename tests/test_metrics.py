@@ -1,0 +1,58 @@
+import math
+
+import pytest
+import torch
+
+from cifar_helpers.metrics import (
+    coarse_logits,
+    confusion_matrix,
+    cross_entropy,
+    per_class_accuracy,
+    sums,
+    top_k_accuracy,
+)
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5], [0.1, 0.2, 0.3]])
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+def test_sums_agree_with_the_formulas():
+    found = sums(LOGITS, LABELS)
+    expected = 0.0
+    for row, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True):
+        expected += math.log(sum(math.exp(v) for v in row)) - row[label]
+    assert found.correct == 2
+    assert found.count == 4
+    assert found.loss_sum == pytest.approx(expected, rel=1e-6)
+    assert found.accuracy == 0.5
+    assert str(found) == f"loss {expected / 4:.4f}, accuracy 2/4 = 50.00%"
+
+
+def test_untrained_logits_cost_ln_c():
+    assert sums(torch.zeros(7, 10), torch.arange(7)).loss == pytest.approx(math.log(10), rel=1e-6)
+
+
+@pytest.mark.parametrize("label", [-100, -1, 3])
+def test_no_label_is_skipped_in_silence(label):
+    with pytest.raises(IndexError, match="out of bounds"):
+        cross_entropy(LOGITS, torch.tensor([0, 1, 2, label]))
+
+
+def test_top_k_counts_the_label_among_the_highest():
+    assert top_k_accuracy(LOGITS, LABELS, k=1) == 0.5
+    assert top_k_accuracy(LOGITS, LABELS, k=2) == 0.75
+    assert top_k_accuracy(LOGITS, LABELS, k=9) == 1.0
+
+
+def test_confusion_has_labels_in_rows():
+    confusion = confusion_matrix(LOGITS.argmax(1), LABELS, 3)
+    assert confusion.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert per_class_accuracy(confusion).tolist() == [0.5, 1.0, 0.0]
+
+
+def test_a_superclass_has_the_probability_of_its_members():
+    fine_to_coarse = torch.tensor([0, 1, 0])
+    found = coarse_logits(LOGITS, fine_to_coarse).exp()
+    probabilities = LOGITS.softmax(1)
+    assert torch.allclose(found[:, 0], probabilities[:, 0] + probabilities[:, 2])
+    assert torch.allclose(found.sum(1), torch.ones(4))

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from torch import nn
+
+from cifar_helpers.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+
+NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.8535, 0.5, 0]), ("triangular", [1, 0.75, 0.5, 0])],
+)
+def test_schedules_are_functions_of_the_fraction_done(schedule, values):
+    assert [lr_factor(schedule, p) for p in (0, 0.25, 0.5, 1)] == pytest.approx(values, abs=1e-4)
+
+
+def test_warmup_rises_linearly_and_the_schedule_fills_the_rest():
+    factors = [lr_factor("triangular", p, warmup=0.2) for p in (0, 0.1, 0.2, 0.6, 1.0)]
+    assert factors == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+def test_only_weights_decay():
+    decaying, free = parameter_groups(NET, 0.1)
+    assert [p.ndim for p in decaying["params"]] == [4, 2]
+    assert len(free["params"]) == 4
+    assert (decaying["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+
+
+def test_frozen_parameters_are_left_out():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].requires_grad_(False)
+    optimizer = make_optimizer(net, lr=0.1)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in net[1].parameters()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimizer_steps_downhill_at_the_given_rate(name):
+    net = nn.Linear(3, 1)
+    optimizer = make_optimizer(net, name, lr=1.0)
+    set_lr(optimizer, 0.01)
+    x = torch.randn(20, 3)
+    losses = []
+    for _ in range(20):
+        loss = ((net(x) - x.sum(1, keepdim=True)) ** 2).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}

@@ -1,0 +1,90 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from small import NAMES, random_split
+
+from cifar_helpers import plots
+from cifar_helpers.runs import EpochRecord
+
+plt.switch_backend("agg")
+SPLIT = random_split(24)
+HISTORY = [EpochRecord(e, e, 0.1, 2 / e, 0.2 * e, 2.5 / e, 0.15 * e, 1.0) for e in (1, 2, 3)]
+CONFUSION = torch.eye(4, dtype=torch.int64) * 5
+
+DRAW = {
+    "images": lambda ax: plots.plot_images(SPLIT.images, 6, captions=["a b"] * 24, row_names=NAMES, title="t", ax=ax),
+    "no images": lambda ax: plots.plot_images(SPLIT.images[:0], 6, title="t", ax=ax),
+    "counts": lambda ax: plots.plot_class_counts({"train": SPLIT.counts(), "val": SPLIT.counts()}, "t", ax),
+    "channels": lambda ax: plots.plot_channel_histograms(SPLIT.images, (0.4,) * 3, (0.2,) * 3, "t", ax),
+    "spectrum": lambda ax: plots.plot_variance_spectrum({"a": np.array([0.6, 0.3, 0.1])}, {"a": 2}, 0.9, "t", ax),
+    "embedding": lambda ax: plots.plot_embedding(np.random.rand(24, 2), SPLIT.labels, NAMES, "t", ax),
+    "accuracies": lambda ax: plots.plot_accuracies({"a": 0.3, "b": float("nan")}, 0.1, "t", ax=ax),
+    "matrix": lambda ax: plots.plot_matrix(
+        CONFUSION, NAMES, "t", unit="u", xlabel="x", ylabel="y", annotate=True, ax=ax
+    ),
+    "ratio": lambda ax: plots.plot_accuracy_by_ratio(torch.rand(50), torch.rand(50) > 0.5, 0.8, "t", ax=ax),
+    "curve": lambda ax: plots.plot_curve([1, 2], {"a": [1, 2]}, ax, title="t", xlabel="x", ylabel="y"),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_plot_draws_on_the_axes_it_is_given_and_nothing_else(name):
+    before = dict(plt.rcParams)
+    figure, (left, right) = plt.subplots(1, 2)
+    assert DRAW[name](left) is left
+    figure.canvas.draw()
+    assert left.get_title() == "t"
+    assert not right.has_data()
+    assert plt.get_fignums() == [figure.number]
+    assert dict(plt.rcParams) == before
+
+
+@pytest.mark.parametrize("name", set(DRAW) - {"images", "no images"})
+def test_axes_are_labelled(name):
+    _, ax = plt.subplots()
+    DRAW[name](ax)
+    assert ax.get_xlabel()
+    assert ax.get_ylabel() or name == "accuracies"
+
+
+def test_every_pixel_of_a_grid_is_the_images():
+    _, ax = plt.subplots()
+    plots.plot_images(SPLIT.images[:4], 2, ax=ax)
+    canvas = ax.images[0].get_array()
+    assert canvas.shape == (18, 18, 3)
+    for i, (y, x) in enumerate([(0, 0), (0, 10), (10, 0), (10, 10)]):
+        assert (canvas[y : y + 8, x : x + 8] == SPLIT.images[i].permute(1, 2, 0).numpy()).all()
+
+
+def test_missing_images_and_values_are_said():
+    _, (left, right) = plt.subplots(1, 2)
+    DRAW["no images"](left)
+    DRAW["accuracies"](right)
+    assert "not available" in left.texts[0].get_text()
+    assert "not available" in right.texts[1].get_text()
+
+
+def test_curves_show_chance_and_ln_c():
+    figure, axes = plots.new_axes(1, 2)
+    plots.plot_history(HISTORY, 10, "run", axes)
+    figure.canvas.draw()
+    loss, accuracy = axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation", "ln 10 = 2.303"]
+    assert loss.lines[2].get_ydata()[0] == pytest.approx(2.302585)
+    assert accuracy.lines[2].get_ydata()[0] == 10
+    assert list(accuracy.lines[1].get_ydata()) == pytest.approx([15, 30, 45])
+
+
+def test_style_is_set_only_when_asked_for():
+    before = dict(plt.rcParams)
+    with plt.rc_context():
+        plots.figure_style()
+        assert plt.rcParams["figure.constrained_layout.use"]
+    assert dict(plt.rcParams) == before

@@ -1,0 +1,156 @@
+import json
+import multiprocessing
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_helpers.storage import (
+    CheckpointError,
+    append_line,
+    checkpoint_sha256,
+    load_checkpoint,
+    read_lines,
+    save_checkpoint,
+    write_whole,
+)
+
+TENSORS = {
+    "weights": torch.randn(3, 4, generator=torch.Generator().manual_seed(0)),
+    "channels last": torch.arange(48.0).view(1, 3, 4, 4).to(memory_format=torch.channels_last),
+    "half": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
+    "scalar": torch.tensor(7),
+    "empty": torch.empty(0, 2),
+}
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
+    path = tmp_path / "deep" / "run.safetensors"
+    sha256 = save_checkpoint(path, TENSORS, {"epoch": 3, "name": "ärger"})
+    tensors, about = load_checkpoint(path)
+    assert about == {"epoch": 3, "name": "ärger"}
+    assert checkpoint_sha256(path) == sha256
+    assert tensors.keys() == TENSORS.keys()
+    for name, tensor in TENSORS.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert torch.equal(tensors[name].view(torch.uint8) if tensor.ndim else tensors[name],
+                           tensor.contiguous().view(torch.uint8) if tensor.ndim else tensor)  # fmt: skip
+
+
+def test_every_truncation_and_200_flipped_bits_are_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    save_checkpoint(path, TENSORS, {"epoch": 1})
+    good = path.read_bytes()
+    damaged = [good[: len(good) * i // 16] for i in range(16)] + [good + b"x"]
+    for i in range(200):
+        place = (i * 7919) % len(good)
+        damaged.append(good[:place] + bytes([good[place] ^ (1 << i % 8)]) + good[place + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"run\.safetensors"):
+            load_checkpoint(path)
+
+
+def test_a_missing_checkpoint_says_so(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read .*train the model first"):
+        load_checkpoint(tmp_path / "none.safetensors")
+
+
+def test_a_pickle_under_our_name_is_refused_and_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "canary"),)
+
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(path)
+    assert not (tmp_path / "canary").exists()
+
+
+KILLED_WHILE_SAVING = """
+import sys, torch
+from pathlib import Path
+from cifar_helpers.storage import save_checkpoint
+tensors = {"w": torch.zeros(2_000_000)}
+print("ready", flush=True)
+while True:
+    tensors["w"] += 1
+    save_checkpoint(Path(sys.argv[1]), tensors, {"value": int(tensors["w"][0])})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_checkpoint_survives_sigkill_at_any_moment(tmp_path):
+    path = tmp_path / "run.safetensors"
+    save_checkpoint(path, {"w": torch.zeros(1)}, {"value": 0})
+    for i in range(6):
+        process = subprocess.Popen([sys.executable, "-c", KILLED_WHILE_SAVING, path], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        time.sleep(0.05 + 0.037 * i)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        tensors, about = load_checkpoint(path)
+        assert (tensors["w"] == about["value"]).all()
+
+
+def write_beyond_the_limit(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    try:
+        write_whole(path, b"x" * 100_000)
+    except OSError as error:
+        os._exit(0 if "100,000 bytes" in str(error) and str(path) in str(error) else 3)
+    os._exit(4)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+def test_a_full_disk_leaves_the_old_file_and_no_stump(tmp_path):
+    path = tmp_path / "figure.png"
+    write_whole(path, b"old")
+    process = multiprocessing.get_context("fork").Process(target=write_beyond_the_limit, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def append_many(path: Path, writer: int) -> None:
+    for i in range(200):
+        append_line(path, {"writer": writer, "i": i, "padding": "x" * 500})
+
+
+def test_two_processes_lose_no_line(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_many, args=(path, w)) for w in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = read_lines(path)
+    assert {(row["writer"], row["i"]) for row in rows} == {(w, i) for w in range(2) for i in range(200)}
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    assert read_lines(path) == []
+    append_line(path, {"a": 1})
+    with path.open("a") as file:
+        file.write("{torn\n")
+    with pytest.raises(ValueError, match=r"runs\.jsonl, line 2"):
+        read_lines(path)
+
+
+def test_lines_are_plain_json(tmp_path):
+    append_line(tmp_path / "a.jsonl", {"name": "Grün"})
+    assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8")) == {"name": "Grün"}

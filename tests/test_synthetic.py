@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from cifar_helpers import synthetic
+from cifar_helpers.augment import Flip, PadCrop
+from cifar_helpers.config import TrainConfig
+from cifar_helpers.data import Split, make_batches
+from cifar_helpers.models import make_model
+from cifar_helpers.runtime import make_generator
+from cifar_helpers.train import fit
+
+
+def make_split(count: int, num_classes: int, name: str) -> Split:
+    generator = make_generator("ladder", name, num_classes)
+    labels = synthetic.make_labels(count, num_classes, generator)
+    images = synthetic.make_images(labels, num_classes, generator)
+    return Split(name, images, labels, synthetic.class_names(num_classes))
+
+
+def test_images_have_cifars_shape_and_use_the_range():
+    split = make_split(1000, 100, "train")
+    assert split.images.shape == (1000, 3, 32, 32)
+    assert split.counts().tolist() == [10] * 100
+    assert split.images.float().mean() == pytest.approx(127, abs=6)
+    assert split.images.amax() == 255
+    assert split.images.amin() < 10
+
+
+def test_one_hundred_classes_are_five_textures_of_twenty_outlines():
+    outlines, textures = synthetic.class_parts(100)
+    assert torch.bincount(outlines).tolist() == [5] * 20
+    assert len(set(zip(outlines.tolist(), textures.tolist(), strict=True))) == 100
+    assert len(set(synthetic.class_names(10))) == 10
+    assert set(synthetic.class_names(10)) <= set(synthetic.class_names(100))
+
+
+def test_the_formula_repeats_itself():
+    assert torch.equal(make_split(20, 10, "train").images, make_split(20, 10, "train").images)
+
+
+def accuracy(
+    model_name: str, train: Split, val: Split, lr: float, *, epochs: int = 16, augment=(), start=None
+) -> float:
+    """Return the validation accuracy of a quarter-width model; `start` gives the weights that fit."""
+    config = TrainConfig(
+        model=model_name,
+        width=0.25,
+        epochs=epochs,
+        batch_size=64,
+        lr=lr,
+        weight_decay=5e-4,
+        schedule="triangular",
+        warmup=0.1,
+        augment=augment,
+        max_steps=epochs * (len(train) // 64),
+    )
+    model = make_model(model_name, train.num_classes, width=0.25)
+    if start is not None:
+        features = {k: v for k, v in start.state_dict().items() if not k.startswith("24.")}
+        model.load_state_dict(features, strict=False)
+    record = fit(model, *make_batches(train, val, "cpu"), config)
+    accuracy.model = model
+    return record.val_accuracy
+
+
+def test_every_lesson_holds_on_the_stand_in():
+    """The ladder of the series, each rung above the one before by construction."""
+    train, val = make_split(1000, 10, "train"), make_split(1000, 10, "val")
+    both = (Flip(), PadCrop(4))
+    ladder = {
+        "chance": 0.1,
+        "linear": accuracy("linear", train, val, 0.005),
+        "mlp": accuracy("mlp", train, val, 0.02),
+        "cnn": accuracy("cnn", train, val, 0.05),
+        "cnn_bn": accuracy("cnn_bn", train, val, 0.05),
+        "augmented": accuracy("cnn_bn", train, val, 0.05, augment=both),
+    }
+    accuracy("cnn_bn", make_split(6000, 100, "train"), make_split(1000, 100, "val"), 0.05, epochs=6, augment=(Flip(),))
+    ladder["transfer"] = accuracy("cnn_bn", train, val, 0.02, augment=both, start=accuracy.model)
+    print(ladder)
+    values = list(ladder.values())
+    assert values == sorted(values)
+    assert ladder["linear"] >= 0.13
+    assert ladder["cnn"] >= ladder["linear"] + 0.10
