@@ -1,0 +1,38 @@
+# `make run` shows, `make test` checks, `make publish` rewrites what is committed. Windows: see the README.
+PYTHON ?= python3
+PROFILE ?= quick
+CONSTRAINTS ?=
+BIN := .venv/bin
+
+.PHONY: run test install publish lint address clean
+
+run: install
+	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
+
+test: install
+	$(BIN)/pytest
+	$(BIN)/pytest --nbval notebooks
+
+publish: install
+	$(BIN)/python -m cifar_helpers publish $(if $(filter-out quick,$(PROFILE)),--profile $(PROFILE))
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: .venv/installed
+
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	touch $@
+
+# Write the account that publishes this copy into notebooks and metadata: make address REPOSITORY=account/name
+address:
+	test -n "$(REPOSITORY)"
+	old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml) && \
+	  sed -i.bak "s#$$old#$(REPOSITORY)#g" pyproject.toml notebooks/*.ipynb README.md && rm -f *.bak notebooks/*.bak
+
+clean:
+	rm -rf build .venv

@@ -1,0 +1,148 @@
+"""The notebooks' policy: what every committed notebook must hold, and what none may."""
+
+import ast
+import re
+import statistics
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TAGS = {"parameters", "nbval-ignore-output"}
+SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
+TRAINS = {"fit", "train_epoch", "sweep"}
+PACKAGES = {"cifar_helpers", "importlib", "matplotlib", "numpy", "seaborn", "sklearn", "torch", "torchvision"}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    notebook = nbformat.read(request.param, as_version=4)
+    notebook.path = request.param
+    return notebook
+
+
+def code_cells(notebook) -> list:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def python(cell) -> ast.Module:
+    """Return the syntax tree of a cell; lines of IPython magic become `pass`."""
+    return ast.parse(re.sub(r"^(\s*)%.*$", r"\1pass", cell.source, flags=re.M))
+
+
+def calls(cell) -> set[str]:
+    """Return the names of the functions and methods that a cell calls."""
+    nodes = [node.func for node in ast.walk(python(cell)) if isinstance(node, ast.Call)]
+    return {node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in nodes}
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02d}" for i in range(1, len(NOTEBOOKS) + 1)]
+
+
+def test_cells_ran_once_in_order_without_an_error(notebook):
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [o for cell in cells for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
+
+
+def test_enough_cells_are_compared(notebook):
+    compared = [
+        cell
+        for cell in code_cells(notebook)
+        if cell.outputs and "nbval-ignore-output" not in cell.metadata.get("tags", [])
+    ]
+    assert len(compared) >= 8
+    assert sum(any(o.output_type == "stream" for o in cell.outputs) for cell in compared) >= 5
+
+
+def test_tags_are_known_and_parameters_are_plain_literals(notebook):
+    assert {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])} <= TAGS
+    parameters = [cell for cell in code_cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == 1
+    for statement in python(parameters[0]).body:
+        assert isinstance(statement, ast.Assign)
+        ast.literal_eval(statement.value)
+
+
+def test_sections_stand_in_their_order(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.+)$", text, flags=re.M)
+    assert [heading for heading in headings if heading in SECTIONS] == SECTIONS
+    assert re.match(r"# \d\d · ", notebook.cells[0].source)
+    assert "What we see" in text
+    assert "What this does not show" in text.replace("What this\ndoes not show", "What this does not show")
+
+
+def test_badge_and_setup_name_this_file_and_this_project(notebook):
+    address = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+    account = address.removeprefix("https://github.com/")
+    badge = f"https://colab.research.google.com/github/{account}/blob/main/notebooks/{notebook.path.name}"
+    assert badge in notebook.cells[0].source
+    assert f"git+{address}" in code_cells(notebook)[0].source
+
+
+def test_metadata_is_what_colab_and_nbval_need(notebook):
+    assert notebook.metadata["kernelspec"]["name"] == "python3"
+    assert notebook.metadata["accelerator"] == "GPU"
+    assert "widgets" not in notebook.metadata
+    assert not [cell for cell in notebook.cells if "execution" in cell.metadata]
+
+
+def test_cells_are_short(notebook):
+    lengths = [len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(notebook)]
+    assert statistics.median(lengths) <= 8
+    assert max(lengths) <= 30
+
+
+def test_no_cell_trains_and_plots_or_ends_in_a_semicolon(notebook):
+    for cell in code_cells(notebook):
+        assert not cell.source.rstrip().endswith(";")
+        names = calls(cell)
+        assert not (names & TRAINS and any(name.startswith("plot") or name == "show" for name in names)), cell.source
+
+
+def test_figures_are_saved_and_shown(notebook):
+    for cell in code_cells(notebook):
+        names = calls(cell)
+        if any(name.startswith("plot_") for name in names):
+            assert {"save_figure", "show"} <= names, cell.source
+
+
+def test_nothing_unstable_is_used_in_cells(notebook):
+    source = "\n".join(cell.source for cell in code_cells(notebook))
+    for word in ("tqdm", "clear_output", "%time", "sys.path", "os.chdir", "import *", "sealed_test"):
+        assert word not in source
+
+
+def test_imports_are_ours_or_the_fields(notebook):
+    for cell in code_cells(notebook):
+        for node in ast.walk(python(cell)):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert {module.split(".")[0] for module in modules} <= PACKAGES
+
+
+def test_outputs_are_small_pictures_and_text_without_a_machines_paths(notebook):
+    assert notebook.path.stat().st_size < 1.5e6
+    allowed = {"text/plain", "image/png"}
+    for cell in code_cells(notebook):
+        for output in cell.outputs:
+            assert set(output.get("data", {})) <= allowed
+            text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
+            assert not re.search(r"/(home|root|tmp|usr|Users)/|0x[0-9a-f]{6}", text)
+
+
+def test_published_outputs_come_from_real_data(notebook):
+    text = "".join(output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs)
+    assert re.search(r"^(laptop|full) profile, real data", text, flags=re.M)
+
+
+def test_only_two_functions_open_the_test_split():
+    """No module but `data`, which holds it, and `train`, which hands it out, knows where the test split is."""
+    knowing = {path.name for path in (ROOT / "cifar_helpers").glob("*.py") if "sealed_test" in path.read_text()}
+    assert knowing == {"data.py", "train.py"}

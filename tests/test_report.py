@@ -1,0 +1,164 @@
+"""Executing notebooks with real kernels: good ones, failing ones and ones whose kernel is killed."""
+
+import time
+
+import nbformat
+import pytest
+
+from cifar_helpers.__main__ import main
+from cifar_helpers.report import execute, find_notebooks, merge_streams, run_notebooks, write_report
+
+
+def write_notebook(path, *sources: str):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nbformat.write(notebook, path)
+    return path
+
+
+DRAW = """
+import matplotlib.pyplot as plt
+from cifar_helpers.runs import open_workspace
+figure, ax = plt.subplots()
+ax.set_title("A line")
+ax.plot([1, 2])
+path = open_workspace("01_good", "quick", "cpu", ["real"]).save_figure(figure, "line", "It rises & rises.")
+plt.show()
+"""
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Return the output folder and the results of a good and a failing notebook, executed in this order."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    out = folder / "build"
+    write_notebook(folder / "01_good.ipynb", DRAW, "print('a')\nprint('b')", "import os; os.environ['CIFAR_PROFILE']")
+    write_notebook(folder / "02_bad.ipynb", "x = 1", "raise KeyError('no such class')", "print('never')")
+    environment = {"CIFAR_PROFILE": "quick", "CIFAR_OUT": str(out)}
+    return out, run_notebooks(find_notebooks(folder), out, environment)
+
+
+def test_a_good_notebook_leaves_a_clean_executed_copy(executed):
+    _, (good, _) = executed
+    assert good.error is None
+    assert good.seconds > 0
+    assert good.peak_bytes > 20 * 2**20
+    cells = nbformat.read(good.executed, as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2, 3]
+    assert cells[1].outputs[0].text == "a\nb\n"
+    assert cells[2].outputs[0].data["text/plain"] == "'quick'"
+    assert "image/png" in cells[0].outputs[-1].data
+    assert all("execution" not in cell.metadata for cell in cells)
+
+
+def test_a_failing_notebook_names_cell_and_error_and_stops_there(executed):
+    _, (_, bad) = executed
+    assert bad.error == "cell 2: KeyError: 'no such class'"
+    cells = nbformat.read(bad.executed, as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2, None]
+
+
+def test_the_report_is_one_page_with_everything_inside(executed):
+    out, results = executed
+    page = write_report(out, results).read_text(encoding="utf-8")
+    for words in ("A line", "It rises &amp; rises.", "01_good · quick · cpu", "real data", "KeyError", "torch"):
+        assert words in page
+    assert page.count("data:image/png;base64,") == 1
+    assert "src='data:" in page
+    assert "stand-in:" not in page
+
+
+def test_a_dead_kernel_is_noticed_within_ten_seconds(tmp_path):
+    path = write_notebook(tmp_path / "01_killed.ipynb", "import os, signal", "os.kill(os.getpid(), signal.SIGKILL)")
+    start = time.monotonic()
+    result = execute(path, tmp_path / "copy.ipynb", {})
+    assert time.monotonic() - start < 20  # kernel start included
+    assert result.error == "cell 2: the kernel died (out of memory, or killed from outside)"
+    assert result.executed.exists()
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path):
+    path = write_notebook(tmp_path / "01_slow.ipynb", "import time", "time.sleep(60)")
+    result = execute(path, tmp_path / "copy.ipynb", {}, timeout=2)
+    assert result.error.startswith("cell 2: ")
+
+
+def test_notebooks_are_found_in_order_and_by_number(tmp_path):
+    for name in ("10_b.ipynb", "02_a.ipynb", "notes.ipynb"):
+        write_notebook(tmp_path / name)
+    assert [path.name for path in find_notebooks(tmp_path)] == ["02_a.ipynb", "10_b.ipynb"]
+    assert [path.name for path in find_notebooks(tmp_path, "10")] == ["10_b.ipynb"]
+    with pytest.raises(ValueError, match="only='07'"):
+        find_notebooks(tmp_path, "07")
+
+
+def test_pieces_of_a_stream_are_joined():
+    out, err = (
+        lambda text, n=name: nbformat.v4.new_output("stream", name=n, text=text) for name in ("stdout", "stderr")
+    )
+    cell = nbformat.v4.new_code_cell(outputs=[out("a"), out("b"), err("c"), out("d")])
+    merge_streams(cell)
+    assert [(o.name, o.text) for o in cell.outputs] == [("stdout", "ab"), ("stderr", "c"), ("stdout", "d")]
+
+
+# --- the command line ---
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Return a folder with two notebooks, in which the commands run on a stand-in for the data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cifar_helpers.__main__.prepare", lambda *_: {"CIFAR_PROFILE": "quick"})
+    (tmp_path / "notebooks").mkdir()
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "print('fine')")
+    return tmp_path
+
+
+def test_run_ends_with_the_path_of_the_report(project, capsys):
+    assert main(["run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(project / "build" / "report.html")
+    assert (project / "build" / "notebooks" / "01_good.ipynb").exists()
+    assert any("01_good  cell  1 of 1" in line for line in lines)
+
+
+def test_a_failing_notebook_makes_the_exit_status_1(project, capsys):
+    write_notebook(project / "notebooks" / "02_bad.ipynb", "1 / 0")
+    assert main(["run"]) == 1
+    printed = capsys.readouterr().out
+    assert "cell 1: ZeroDivisionError: division by zero" in printed
+    assert "executed copy: build/notebooks/02_bad.ipynb" in printed
+    assert (project / "build" / "report.html").exists()
+
+
+def test_publish_executes_in_place_and_leaves_a_failing_notebook_alone(project):
+    bad = write_notebook(project / "notebooks" / "02_bad.ipynb", "1 / 0")
+    before = bad.read_bytes()
+    assert main(["publish", "--profile", "quick"]) == 1
+    good = nbformat.read(project / "notebooks" / "01_good.ipynb", as_version=4)
+    assert good.cells[0].outputs[0].text == "fine\n"
+    assert bad.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--only", "09"], "only='09'"),
+        (["run", "--notebooks", "nowhere"], "no such notebook in nowhere"),
+    ],
+)
+def test_what_the_caller_must_mend_is_said_with_status_2(project, capsys, arguments, words):
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_profile_is_said_with_status_2(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "1")
+    assert main(["run", "--profile", "quik"]) == 2
+    assert "Did you mean 'quick'?" in capsys.readouterr().err
+
+
+def test_doctor_prints_the_machine(capsys):
+    assert main(["doctor"]) == 0
+    assert "torch" in capsys.readouterr().out
