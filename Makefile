@@ -14,7 +14,7 @@ test: install
 	$(BIN)/pytest --nbval notebooks
 
 publish: install
-	$(BIN)/python -m cifar_helpers publish $(if $(filter-out quick,$(PROFILE)),--profile $(PROFILE))
+	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
 
 lint: install
 	$(BIN)/ruff check .

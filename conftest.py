@@ -17,7 +17,8 @@ def pytest_configure(config) -> None:
     os.environ.setdefault("CIFAR_DATA_DIR", str(ROOT / "data"))
     os.environ["PYTHONWARNINGS"] = "error::FutureWarning"
     if getattr(config.option, "nbval", False):
-        config.option.nbval_cell_timeout = 300
+        if config.option.nbval_cell_timeout == 2000:  # nbval's own default
+            config.option.nbval_cell_timeout = 300
         prepare_data()
         notice_dead_kernels()
 

@@ -28,7 +28,6 @@ from cifar_helpers.optim import make_optimizer
 from cifar_helpers.runtime import Timer, autocast, autocast_dtype, environment, environment_line, pick_device
 from cifar_helpers.train import train_epoch
 
-BATCH = 128
 AUGMENT = (Flip(), PadCrop(4))
 
 
@@ -59,9 +58,11 @@ def endless(loader: DataLoader):
         yield from loader
 
 
-def everyday_loop(name: str, split: Split, normaliser, device: torch.device) -> Callable[[int], None]:
+def everyday_loop(name: str, batch_size: int, split: Split, normaliser, device: torch.device) -> Callable[[int], None]:
     """Return a function that takes `steps` training steps as most tutorials do."""
-    loader = DataLoader(PictureDataset(split, normaliser), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    loader = DataLoader(
+        PictureDataset(split, normaliser), batch_size, shuffle=True, num_workers=2, persistent_workers=True
+    )
     batches = endless(loader)
     model = make_model(name).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
@@ -80,7 +81,7 @@ def everyday_loop(name: str, split: Split, normaliser, device: torch.device) -> 
     return run
 
 
-def our_loop(name: str, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
+def our_loop(name: str, batch_size: int, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
     """Return a function that takes `steps` training steps through `Batches` and `train_epoch`."""
     batches, _ = make_batches(split, val, device)
     model = make_model(name).to(device, memory_format=torch.channels_last)
@@ -90,16 +91,16 @@ def our_loop(name: str, split: Split, val: Split, device: torch.device) -> Calla
     epochs = itertools.count()
 
     def run(steps: int) -> None:
-        epoch = batches.epoch(next(epochs), seed=0, batch_size=BATCH, augment=AUGMENT)
+        epoch = batches.epoch(next(epochs), seed=0, batch_size=batch_size, augment=AUGMENT)
         train_epoch(model, itertools.islice(epoch, steps), optimizer, dtype=dtype, scaler=scaler)
 
     return run
 
 
-def bare_loop(name: str, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
+def bare_loop(name: str, batch_size: int, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
     """Return a function that takes `steps` bare steps on one prepared batch, in our format and memory order."""
     batches, _ = make_batches(split, val, device)
-    images, labels = next(batches.epoch(0, seed=0, batch_size=BATCH))
+    images, labels = next(batches.epoch(0, seed=0, batch_size=batch_size))
     model = make_model(name).to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(model, lr=0.01)
     dtype = autocast_dtype(device)
@@ -115,15 +116,15 @@ def bare_loop(name: str, split: Split, val: Split, device: torch.device) -> Call
     return run
 
 
-def compare(name: str, steps: int, repeats: int, device: torch.device) -> list[dict]:
+def compare(name: str, batch_size: int, steps: int, repeats: int, device: torch.device) -> list[dict]:
     """Return two rows, ours against everyday and ours against bare, in images per second."""
     data = load_data("cifar10")
     split = data.train.take(20_000)
     batches, _ = make_batches(split, data.val, device)
     loops = {
-        "ours": our_loop(name, split, data.val, device),
-        "everyday": everyday_loop(name, split, batches.normaliser, device),
-        "bare": bare_loop(name, split, data.val, device),
+        "ours": our_loop(name, batch_size, split, data.val, device),
+        "everyday": everyday_loop(name, batch_size, split, batches.normaliser, device),
+        "bare": bare_loop(name, batch_size, split, data.val, device),
     }
     rates: dict[str, list[float]] = {kind: [] for kind in loops}
     for run in loops.values():
@@ -132,10 +133,13 @@ def compare(name: str, steps: int, repeats: int, device: torch.device) -> list[d
         for kind, run in loops.items():
             with Timer(device) as timer:
                 run(steps)
-            rates[kind].append(BATCH * steps / timer.seconds)
+            rates[kind].append(batch_size * steps / timer.seconds)
             time.sleep(0.5)  # the workers fill their queues again, in nobody's time
     medians = {kind: statistics.median(values) for kind, values in rates.items()}
-    return [row(f"{name} / {kind}", medians["ours"], medians[kind], repeats) for kind in ("everyday", "bare")]
+    return [
+        row(f"{name}, batch {batch_size} / {kind}", medians["ours"], medians[kind], repeats)
+        for kind in ("everyday", "bare")
+    ]
 
 
 def row(name: str, ours: float, baseline: float, n: int) -> dict:
@@ -150,11 +154,11 @@ def main() -> None:
     device = pick_device()
     print(environment_line(device))
     rows = []
-    for name, steps in {"mlp": 100, "cnn": 20}.items():
-        rows += compare(name, steps, args.repeats, device)
-    print(f"{'model / baseline':20} {'ours':>9} {'baseline':>9} {'ratio':>6}  images/s, median of {args.repeats}")
+    for name, batch_size, steps in (("mlp", 128, 100), ("mlp", 256, 60), ("mlp", 512, 30), ("cnn", 128, 20)):
+        rows += compare(name, batch_size, steps, args.repeats, device)
+    print(f"{'model / baseline':26} {'ours':>9} {'baseline':>9} {'ratio':>6}  images/s, median of {args.repeats}")
     for r in rows:
-        print(f"{r['name']:20} {r['ours']:9.0f} {r['baseline']:9.0f} {r['ratio']:6.2f}")
+        print(f"{r['name']:26} {r['ours']:9.0f} {r['baseline']:9.0f} {r['ratio']:6.2f}")
     if args.json:
         args.json.write_text(json.dumps({"environment": environment(device), "rows": rows}, indent=2))
 

@@ -1,14 +1,16 @@
 """The command line: `python -m cifar_helpers {run,publish,data,doctor}`. It wires the modules and holds no logic."""
 
 import argparse
+import os
 import shutil
 import sys
 from pathlib import Path
 
-from cifar_helpers.config import PROFILES, get_budget
+from cifar_helpers.arguments import require
+from cifar_helpers.config import PROFILES, get_budget, profile_rank
 from cifar_helpers.data import data_folder, load_data
 from cifar_helpers.official import SOURCES, DataError
-from cifar_helpers.report import find_notebooks, run_notebooks, write_report
+from cifar_helpers.report import find_notebooks, published_profile, run_notebooks, write_report
 from cifar_helpers.runtime import doctor
 
 
@@ -29,7 +31,8 @@ def make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute the notebooks into a folder and write report.html there")
     run.set_defaults(command=run_command)
     run.add_argument("--out", type=Path, default=Path("build"), help="folder to write to (default: build)")
-    run.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} (default: quick)")
+    profile = os.environ.get("CIFAR_PROFILE") or "quick"
+    run.add_argument("--profile", default=profile, help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)")
 
     publish = commands.add_parser("publish", help="execute the notebooks in place and rewrite figures/")
     publish.set_defaults(command=publish_command)
@@ -50,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run_command(args: argparse.Namespace) -> int:
     paths = find_notebooks(args.notebooks, args.only)
+    require(args.out.resolve() != Path.cwd(), "out", str(args.out), "figures/ here is published; choose another folder")
     environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
     if args.only is None:
         shutil.rmtree(args.out / "figures", ignore_errors=True)
@@ -60,7 +64,12 @@ def run_command(args: argparse.Namespace) -> int:
 
 def publish_command(args: argparse.Namespace) -> int:
     paths = find_notebooks(args.notebooks, args.only)
-    environment = prepare(get_budget(args.profile).profile, args.data or "real") | {"CIFAR_OUT": str(Path.cwd())}
+    profile = get_budget(args.profile).profile
+    for path in paths:
+        published = published_profile(path)
+        lower = profile_rank(profile) < profile_rank(published)
+        require(not lower, "profile", profile, f"{path.name} was published in the higher profile {published!r}")
+    environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(Path.cwd())}
     results = run_notebooks(paths, Path("build"), environment)
     for path, result in zip(paths, results, strict=True):
         if result.error is None:

@@ -1,16 +1,19 @@
-"""Normalisation, and augmentation as values: an augmentation draws for all examples of an epoch at once and is
-applied to whole uint8 batches on the device.
+"""From pictures to what a network eats: squares, normalisation, and augmentation as values.
 
 An augmentation is a frozen dataclass with two methods. `draw(count, generator)` returns one random row per example
-of the data set; `apply(images, drawn)` changes a batch with the rows that belong to its examples. So the picture an
-example becomes depends on (seed, epoch, example) alone, whatever the batch size.
+of the data set, for a whole epoch at once; `apply(images, drawn)` changes a uint8 batch on the device with the rows
+that belong to its examples. So the picture an example becomes depends on (seed, epoch, example) alone, whatever the
+batch size.
 """
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 
 from cifar_helpers.arguments import require
 
@@ -74,6 +77,23 @@ def take_pixels(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor)
     source = (image * height + rows[:, :, None]) * width + columns[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source.flatten())
     return pixels.view(*source.shape, channels).permute(0, 3, 1, 2)
+
+
+def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:
+    """Return a picture as uint8 (3, size, size): upright, its centre square, scaled with antialiasing.
+
+    Raises:
+        ValueError: the file is no picture, or only a part of one.
+    """
+    try:
+        with Image.open(picture) if not isinstance(picture, Image.Image) else picture.copy() as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # UnidentifiedImageError among them
+        raise ValueError(f"{picture} is no picture that Pillow can read whole: {error}") from error
+    square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ for name, probability in classifier.predict("my_dog.jpg"):
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import nn
 
-from cifar_helpers.augment import Normaliser
+from cifar_helpers.augment import Normaliser, to_square
 from cifar_helpers.models import make_model
 from cifar_helpers.storage import CheckpointError, load_checkpoint
 
@@ -32,26 +31,11 @@ class Classifier:
 
         The picture is turned upright, its centre square is cut out and scaled down to what the network knows.
         """
-        images = to_square(picture, self.image_size)
+        images = to_square(picture, self.image_size)[None]
         with torch.inference_mode():
             probabilities = self.model(self.normaliser(images)).float().softmax(1)[0]
         top = probabilities.topk(min(k, len(self.class_names)))
         return [(self.class_names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
-
-
-def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:
-    """Return a picture as uint8 (1, 3, size, size): upright, its centre square, scaled with antialiasing.
-
-    Raises:
-        ValueError: the file is no picture.
-    """
-    try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(picture)
-        upright = ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{picture} is no picture that Pillow can read; expected JPEG, PNG or the like") from error
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None]
 
 
 def load_model(path: str | Path) -> Classifier:
@@ -62,7 +46,8 @@ def load_model(path: str | Path) -> Classifier:
     """
     tensors, about = load_checkpoint(Path(path))
     spec = dict(about.get("identity", {}).get("model", {}))
-    spec.pop("tensors", None)
+    for derived in ("layers", "weights"):
+        spec.pop(derived, None)
     if not about.get("normaliser") or not about.get("class_names") or "num_classes" not in spec:
         raise CheckpointError(
             f"{path} does not say how to build its network: load_model needs a model from make_model, trained on "

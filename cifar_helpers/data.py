@@ -18,10 +18,10 @@ from torchvision import datasets
 
 from cifar_helpers import synthetic
 from cifar_helpers.arguments import require, require_choice
-from cifar_helpers.augment import Augmentation, Normaliser
+from cifar_helpers.augment import Augmentation, Normaliser, to_square
 from cifar_helpers.official import SOURCES, Contents, DataError, DownloadFailed, ensure_files, read_official
 from cifar_helpers.runtime import make_generator, pick_device
-from cifar_helpers.storage import load_checkpoint, save_checkpoint
+from cifar_helpers.storage import CheckpointError, load_checkpoint, save_checkpoint
 
 # SHA-256 of the indices of the validation images in the official training part, int64, little-endian.
 VAL_SHA256 = {
@@ -77,7 +77,7 @@ class Split:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def take(self, count: int) -> "Split":
-        """Return the first images of each class, `count` in all and equally many of each, in their order.
+        """Return the first images of each class, equally many of each and at most `count` in all, in their order.
 
         Raises:
             ValueError: `count` is below one image a class.
@@ -252,21 +252,30 @@ def make_batches(
     return batches, batches.like(val)
 
 
-def read_image_folder(folder: str | Path, name: str = "train", size: int = 32) -> Split:
-    """Return one's own pictures, one sub-folder per class, as a split: shorter side to `size`, centre cut out.
+def read_image_folder(
+    folder: str | Path, name: str = "train", size: int = 32, class_names: tuple[str, ...] | None = None
+) -> Split:
+    """Return one's own pictures, one sub-folder per class, as a split of squares of `size` pixels.
+
+    Args:
+        class_names: of the training split, so that a validation folder which lacks a class keeps the numbering.
 
     Raises:
-        DataError: the folder is missing or holds no class folders with pictures.
+        DataError: the folder is missing, holds no class folders with pictures, or a class that is not in `class_names`.
+        ValueError: a file is no picture.
     """
-    from torchvision.transforms import v2  # costs a second to import and only this function needs it
-
-    to_square = v2.Compose([v2.PILToTensor(), v2.Resize(size, antialias=True), v2.CenterCrop(size)])
     try:
-        pictures = datasets.ImageFolder(str(folder), transform=to_square)
+        pictures = datasets.ImageFolder(str(folder), loader=lambda path: to_square(path, size), allow_empty=True)
     except FileNotFoundError as error:
         raise DataError(f"{folder}: {error}. Expected one folder per class with pictures inside.") from error
-    images, labels = zip(*pictures, strict=True)
-    return Split(name, torch.stack(images), torch.tensor(labels), tuple(pictures.classes))
+    names = class_names or tuple(pictures.classes)
+    unknown = set(pictures.classes) - set(names)
+    if unknown or not len(pictures):
+        what = f"classes {sorted(unknown)} that training does not know" if unknown else "no pictures"
+        raise DataError(f"{folder} holds {what}. Expected one folder per class with pictures inside.")
+    images, numbers = zip(*pictures, strict=True)
+    labels = [names.index(pictures.classes[number]) for number in numbers]
+    return Split(name, torch.stack(images), torch.tensor(labels), names)
 
 
 # --- finding, verifying and reading the official files ---
@@ -274,7 +283,7 @@ def read_image_folder(folder: str | Path, name: str = "train", size: int = 32) -
 
 def data_folder() -> Path:
     """Return the folder of the data files: CIFAR_DATA_DIR, else `data` in the project, else below the home folder."""
-    if "CIFAR_DATA_DIR" in os.environ:
+    if os.environ.get("CIFAR_DATA_DIR"):
         return Path(os.environ["CIFAR_DATA_DIR"]).expanduser()
     project = Path(__file__).resolve().parent.parent
     return project / "data" if (project / "pyproject.toml").exists() else Path.home() / ".cache" / "cifar_helpers"
@@ -294,7 +303,7 @@ def load_data(name: str, *, source: str | None = None, folder: str | Path | None
         DataError: a file in the folder is damaged (also under "auto"), or "real" data cannot be had.
     """
     require_choice("name", name, SOURCES)
-    source = source or os.environ.get("CIFAR_DATA", "auto")
+    source = source or os.environ.get("CIFAR_DATA") or "auto"
     require_choice("source (CIFAR_DATA)", source, ("auto", "real", "synthetic"))
     folder = Path(folder or data_folder())
     if source == "synthetic":
@@ -319,12 +328,23 @@ def make_synthetic(name: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def stand_in_path(name: str, folder: Path) -> Path:
+    """Return where the stand-in is kept; another formula makes another file."""
+    formula = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()[:8]
+    return folder / f"stand-in-{name}-{formula}.safetensors"
+
+
 def read_synthetic(name: str, folder: Path) -> Contents:
     """Return the stand-in of `name`, made once (some seconds) and kept in `folder`."""
-    path = folder / f"stand-in-{name}-1.safetensors"
+    path = stand_in_path(name, folder)
     if not path.exists():
         save_checkpoint(path, make_synthetic(name), {"made_by": "cifar_helpers.synthetic", "name": name})
-    tensors, _ = load_checkpoint(path)
+    try:
+        tensors, _ = load_checkpoint(path)
+    except CheckpointError as error:
+        raise DataError(
+            f"The stand-in cannot be read. Delete {path}; it is made again in seconds. ({error})"
+        ) from error
     classes = SOURCES[name].num_classes
     outlines, _ = synthetic.class_parts(classes)
     hierarchy = (synthetic.outline_names(), outlines) if name == "cifar100" else ((), outlines[:0])

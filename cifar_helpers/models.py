@@ -73,9 +73,9 @@ def make_model(
     require(num_classes >= 2, "num_classes", num_classes, "a classifier needs at least 2")
     require(image_size >= 8, "image_size", image_size, "three pools halve it, so it must be at least 8")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # the CPU's stream alone
         model = MODELS[name](num_classes, width, image_size)
-    model.spec = {"name": name, "num_classes": num_classes, "width": width, "image_size": image_size}
+    model.spec = {"name": name, "num_classes": num_classes, "width": width, "image_size": image_size, "seed": seed}
     return model
 
 

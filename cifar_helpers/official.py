@@ -1,5 +1,6 @@
 """The official CIFAR files: where they come from, and how they are found, verified, fetched and read."""
 
+import errno
 import hashlib
 import pickle
 import socket
@@ -10,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 import torch
@@ -164,7 +166,8 @@ def fetch(source: Source, folder: Path, timeout: float = 10.0) -> None:
     if archive.exists():
         unpack(source, archive, folder)
         return
-    reasons, reachable = {}, reachable_mirrors(source.mirrors)
+    # Behind a proxy a direct connection says nothing.
+    reasons, reachable = {}, set(source.mirrors) if getproxies() else reachable_mirrors(source.mirrors)
     for url in source.mirrors:
         if url not in reachable:
             reasons[url] = "no connection"
@@ -173,7 +176,11 @@ def fetch(source: Source, folder: Path, timeout: float = 10.0) -> None:
             with temporary_folder(folder) as scratch:
                 unpack(source, download(url, source, scratch, timeout), folder)
             return
-        except (OSError, ValueError, tarfile.TarError, DataError) as error:  # requests' errors are OSErrors
+        except (OSError, ValueError, DataError) as error:  # requests' errors are OSErrors
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+                raise DataError(
+                    f"{folder} cannot hold the data: {error}. Free space, or set CIFAR_DATA_DIR."
+                ) from error
             reasons[url] = str(error).splitlines()[0][:200]
     raise DownloadFailed(explain_failure(source, folder, reasons))
 

@@ -102,7 +102,7 @@ def plot_channel_histograms(
         values = images[:, c].flatten()
         share = torch.bincount(values, minlength=256) / len(values)
         ax.plot(range(256), 100 * share, color=colour, label=f"{name}: mean {mean[c]:.4f}, std {std[c]:.4f}", lw=1.2)
-        ax.axvline(255 * mean[c], color=colour, ls=":", lw=1)
+        ax.axvline(255 * mean[c], ymax=0.7, color=colour, ls=":", lw=1)
     ax.set(xlabel="pixel level, 0 to 255 (dotted: mean)", ylabel="share of pixels (%)", title=title)
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])
     ax.legend(frameon=False, fontsize=8, loc="upper left")

@@ -6,6 +6,7 @@ import datetime
 import html
 import io
 import os
+import re
 import shutil
 import sys
 import threading
@@ -53,6 +54,13 @@ def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
     if not found:
         raise ValueError(f"only={only!r}: no such notebook in {folder}; expected a number such as 01")
     return found
+
+
+def published_profile(path: Path) -> str:
+    """Return the profile whose outputs a notebook holds, as its first cells print it; empty if it holds none."""
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r'"(\w+) profile, real data', text)
+    return found[1] if found else ""
 
 
 class Watch:
@@ -168,21 +176,22 @@ def run_notebooks(paths: Iterable[Path], out: Path, environment: dict[str, str])
     """Execute notebooks one after the other; a failing one does not keep the others from running."""
     results = []
     for path in paths:
-        remove_traces(path.stem, out)
+        remove_traces(path.stem, out, environment)
         result = execute(path, out / "notebooks" / path.name, environment)
         verdict = "failed" if result.error else "done"
-        say(f"{result.name}  {verdict} in {result.seconds:.0f} s")
+        say(f"{result.name}  {verdict} in {result.seconds:.0f} s, {result.peak_bytes / 2**30:.1f} GiB")
         if result.error:
             print(f"  {result.error}\n  executed copy: {result.executed}")
         results.append(result)
     return results
 
 
-def remove_traces(notebook: str, out: Path) -> None:
-    """Remove figures, checkpoints and executed copy of an earlier execution, so that all that is shown is new."""
+def remove_traces(notebook: str, out: Path, environment: dict[str, str]) -> None:
+    """Remove what an earlier execution of the same profile and data left, so that all that is shown is new."""
     for figure in (out / "figures").glob(f"{notebook.split('_')[0]}_*.png"):
         figure.unlink()
-    shutil.rmtree(out / "checkpoints" / notebook, ignore_errors=True)
+    source, profile = (environment.get(name, "") for name in ("CIFAR_DATA", "CIFAR_PROFILE"))
+    shutil.rmtree(out / "checkpoints" / notebook / source / profile, ignore_errors=True)
     (out / "notebooks" / f"{notebook}.ipynb").unlink(missing_ok=True)
 
 
@@ -205,7 +214,7 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
 
     The page needs no other file: every picture is inside.
     """
-    figures = sorted((out / "figures").glob("*.png"))
+    figures = sorted((out / "figures").glob("*.png"), key=lambda path: (path.name[:2], path.stat().st_mtime_ns))
     rows = list(newest_rows(read_lines(out / "figures" / "runs.jsonl")).values())
     facts = [read_figure(figure) for figure in figures]
     synthetic = any(fact.get("data_source") == "synthetic" for fact in facts)

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -123,6 +123,9 @@ def code_digest() -> str:
 # --- where a notebook writes ---
 
 
+PROVENANCE = ("notebook", "profile", "device", "data_source")
+
+
 @dataclass(frozen=True)
 class Workspace:
     """Where a notebook writes, and the provenance that everything it writes carries."""
@@ -132,6 +135,7 @@ class Workspace:
     device: str
     data_source: str
     root: Path
+    checkpoints: Path
 
     @property
     def figures(self) -> Path:
@@ -147,8 +151,7 @@ class Workspace:
 
     def checkpoint(self, name: str) -> Path:
         """Return the path of the checkpoint of the run called `name`; never among the figures, never in git."""
-        folder = self.root if self.root.name == "build" else self.root / "build"
-        return folder / "checkpoints" / self.notebook / self.data_source / self.profile / f"{name}.safetensors"
+        return self.checkpoints / self.notebook / self.data_source / self.profile / f"{name}.safetensors"
 
     def save_figure(self, figure, name: str, caption: str) -> Path | None:
         """Stamp a figure with its provenance and write it as `name`.png, which carries caption and provenance too.
@@ -167,7 +170,7 @@ class Workspace:
         if profile_rank(read_figure(path).get("profile", "")) > profile_rank(self.profile):
             return None
         content = io.BytesIO()
-        facts = {"title": title, "caption": caption} | {k: v for k, v in asdict(self).items() if k != "root"}
+        facts = {"title": title, "caption": caption} | {key: getattr(self, key) for key in PROVENANCE}
         figure.savefig(content, format="png", bbox_inches="tight", metadata={"Description": json.dumps(facts)})
         write_whole(path, content.getvalue())
         return path
@@ -192,19 +195,20 @@ def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[s
     data_source = "real" if set(sources) == {"real"} else "synthetic"
     project = Path(__file__).resolve().parent.parent
     home = project if (project / "pyproject.toml").exists() else Path.cwd()
-    root = Path(os.environ["CIFAR_OUT"]) if os.environ.get("CIFAR_OUT") else home
-    if data_source == "synthetic" and root.resolve() == home:
+    root = Path(os.environ.get("CIFAR_OUT") or home).resolve()
+    checkpoints = (home / "build" if root == home else root) / "checkpoints"
+    if data_source == "synthetic" and root == home:
         root = home / "build"
-    return Workspace(notebook, profile, device, data_source, root)
+    return Workspace(notebook, profile, device, data_source, root, checkpoints)
 
 
 def figure_title(figure) -> str:
-    """Return the title of a matplotlib figure: its own, else that of its first titled axes."""
-    titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-    title = next((" ".join(t.split()) for t in titles if t), None)
-    if title is None:
+    """Return the title of a matplotlib figure: its own, else those of its axes."""
+    titles = [figure.get_suptitle()] if figure.get_suptitle() else [axes.get_title() for axes in figure.axes]
+    found = [" ".join(title.split()) for title in titles if title]
+    if not found:
         raise ValueError("the figure has no title; expected one that can be read alone: axes.set_title(…)")
-    return title
+    return " · ".join(found)
 
 
 def read_figure(path: Path) -> dict:

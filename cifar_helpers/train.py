@@ -3,6 +3,7 @@
 Nothing here knows where images come from: batches are any iterable of (images, labels).
 """
 
+import hashlib
 import itertools
 import math
 import sys
@@ -39,7 +40,7 @@ from cifar_helpers.runtime import (
     pick_device,
     private_randomness,
 )
-from cifar_helpers.storage import CheckpointError, checkpoint_sha256
+from cifar_helpers.storage import CheckpointError, checkpoint_sha256, read_lines
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -111,14 +112,14 @@ def train_epoch(
             logits = model(images)
         loss = metrics.cross_entropy(logits, labels, label_smoothing)
         if images.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise TrainingDiverged(explain_divergence(step, optimizer))
+            raise TrainingDiverged(explain_divergence(f"at step {step} of this epoch", optimizer))
         optimizer.zero_grad(set_to_none=True)
         take_step(loss, optimizer, scaler)
         loss_sum += loss.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
         count += len(labels)
     if not math.isfinite(loss_sum):
-        raise TrainingDiverged(explain_divergence(step, optimizer))
+        raise TrainingDiverged(explain_divergence("somewhere in this epoch", optimizer))
     return Sums(float(loss_sum), int(correct), count)
 
 
@@ -133,10 +134,11 @@ def take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torc
         scaler.update()
 
 
-def explain_divergence(step: int, optimizer: torch.optim.Optimizer) -> str:
+def explain_divergence(where: str, optimizer: torch.optim.Optimizer) -> str:
+    """Return what to do about a loss that is no number; `where` says when it was noticed."""
     lr = optimizer.param_groups[0]["lr"]
     return (
-        f"The loss is not finite at step {step} of this epoch, with learning rate {lr:g}. Try a tenth of it, a "
+        f"The loss is not finite {where}, with learning rate {lr:g}. Try a tenth of it, a "
         "warm-up, or look for NaN in the images. The last checkpoint holds the weights of the epoch before."
     )
 
@@ -159,32 +161,33 @@ def fit(
 
     Args:
         train: `data.Batches`, whose epochs are shuffled and augmented as `config` says, or any re-iterable of
-            batches, which is taken as it is.
+            batches with a length, which is taken as it is.
         val: batches for choosing the best epoch; never the test split.
         checkpoint: file to save after every epoch and to resume from. A finished one is loaded, not trained again.
         force: resume although code, machine or versions differ; the record says which.
 
     Raises:
-        ValueError: the arguments do not fit together; nothing was changed.
+        ValueError: the arguments do not fit together; no step was taken.
         CheckpointError: the checkpoint is damaged or belongs to another run.
         TrainingDiverged: the loss is no longer finite.
     """
     device = pick_device(device or getattr(train, "device", None))
     check_arguments(model, train, val, config)
     model.to(device, memory_format=torch.channels_last)
-    check_first_batches(model, train, val, config, device)
-    run = Run(model, train, val, config, device, checkpoint and Path(checkpoint))
+    with deterministic_kernels(config.deterministic):
+        check_first_batches(model, train, val, device)
+        run = Run(model, train, val, config, device, checkpoint and Path(checkpoint))
     history, finished = run.resume(force) if checkpoint else ([], False)
     if finished:
-        print(f"{name}: trained before, loaded from {checkpoint}")
-        run.load_weights(run.best_weights)
+        print(f"{name}: trained before, loaded from {checkpoint}", flush=True)
+        model.load_state_dict(run.best_weights)
         return run.record(name, history)
     with private_randomness(device), deterministic_kernels(config.deterministic):
         while not run.is_over(history):
             history.append(run.train_one_epoch(history, name))
             run.save(history)
-            print(epoch_line(name, history, run.epochs))
-    run.load_weights(run.best_weights)
+            print(epoch_line(name, history, run.epochs), flush=True)
+    model.load_state_dict(run.best_weights)
     return run.record(name, history)
 
 
@@ -214,18 +217,19 @@ class Run:
             "dtype": str(self.dtype).removeprefix("torch."),
             "code": code_digest(),
         }
+        self.about = {
+            "class_names": list(getattr(train, "class_names", ())),
+            "normaliser": as_plain(train.normaliser) if hasattr(train, "normaliser") else None,
+        }
         self.identity = {
             "config": config.to_dict(),
             "model": describe_model(model),
             "data": {
-                "train": getattr(train, "sha256", None),
-                "val": getattr(val, "sha256", None),
+                "train": fingerprint(train),
+                "val": fingerprint(val),
+                "normaliser": self.about["normaliser"],
                 "steps_per_epoch": self.steps_per_epoch,
             },
-        }
-        self.about = {
-            "class_names": list(getattr(train, "class_names", ())),
-            "normaliser": asdict(train.normaliser) if hasattr(train, "normaliser") else None,
         }
 
     def train_one_epoch(self, history: list[EpochRecord], name: str) -> EpochRecord:
@@ -233,7 +237,7 @@ class Run:
         epoch, config = len(history), self.config
         done = epoch * self.steps_per_epoch
         steps = min(self.steps_per_epoch, self.total_steps - done)
-        shares = [(done + i) / self.total_steps for i in range(steps)]
+        shares = [(done + i + 0.5) / self.total_steps for i in range(steps)]  # the middle of each step
         lrs = [config.lr * lr_factor(config.schedule, share, config.warmup) for share in shares]
         torch.manual_seed(make_generator("dropout", config.seed, epoch).initial_seed())
         with Timer(self.device) as timer:
@@ -248,6 +252,8 @@ class Run:
                 scaler=self.scaler,
             )
             validated = evaluate(self.model, self.val)
+        if not math.isfinite(validated.loss):
+            raise TrainingDiverged(explain_divergence("after this epoch, in validation", self.optimizer))
         record = EpochRecord(
             epoch + 1,
             done + steps,
@@ -268,9 +274,6 @@ class Run:
     def out_of_patience(self, history: list[EpochRecord]) -> bool:
         """Return whether `patience` epochs went by since the best one."""
         return bool(history) and len(history) - best_epoch(history).epoch >= (self.config.patience or math.inf)
-
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        self.model.load_state_dict(weights)
 
     def save(self, history: list[EpochRecord]) -> None:
         """Write the checkpoint, if one was asked for."""
@@ -309,7 +312,7 @@ class Run:
         self.environment = about["environment"] | ({"forced": forced} if forced else {})
         self.checkpoint_sha256 = checkpoint_sha256(self.checkpoint)
         self.best_weights = {k: v.to(self.device) for k, v in groups["best"].items()}
-        self.load_weights(groups["last"])
+        self.model.load_state_dict(groups["last"])
         load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
         if self.scaler and about["scaler"]:
             self.scaler.load_state_dict(about["scaler"])
@@ -347,9 +350,24 @@ def count_steps(train, config: TrainConfig) -> int:
 
 
 def describe_model(model: nn.Module) -> dict:
-    """Return what the run hash knows of a model: its spec, else its class, and in either case its tensors."""
-    shapes = [(name, list(tensor.shape)) for name, tensor in model.state_dict().items()]
-    return getattr(model, "spec", {"name": type(model).__name__}) | {"tensors": digest(shapes)}
+    """Return what the run hash knows of a model: its spec or class, its layers, and the weights it starts from."""
+    spec = getattr(model, "spec", {"name": type(model).__name__})
+    return spec | {"layers": digest(repr(model)), "weights": hash_tensors(model.state_dict().values())}
+
+
+def hash_tensors(tensors: Iterable[torch.Tensor]) -> str:
+    """Return twelve hexadecimal digits of the SHA-256 of tensors, in order."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return sha.hexdigest()[:12]
+
+
+def fingerprint(batches) -> str | None:
+    """Return what identifies the examples: the split's own hash, that of a list's tensors, else None."""
+    if isinstance(batches, list | tuple):
+        return hash_tensors(tensor for batch in batches for tensor in batch)
+    return getattr(batches, "sha256", None)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -398,9 +416,20 @@ def check_arguments(model: nn.Module, train, val, config: TrainConfig) -> None:
         raise ValueError("fit was given the test split; choose on `val`, and score once through train.final_test")
     if splits[0] == "val":
         raise ValueError("train is the validation split; expected fit(model, train, val, config) in this order")
-    spec_name = getattr(model, "spec", {}).get("name", config.model)
-    if config.model != "custom" and spec_name != config.model:
-        raise ValueError(f"config.model={config.model!r}, but the model was made as {spec_name!r}: make them agree")
+    names = getattr(train, "class_names", None), getattr(val, "class_names", None)
+    if None not in names and names[0] != names[1]:
+        raise ValueError(f"train has the classes {names[0]}, val has {names[1]}; expected the same in the same order")
+    for batches in (train, val):
+        if not hasattr(batches, "epoch") and not hasattr(batches, "__len__"):
+            raise ValueError(
+                f"batches of type {type(batches).__name__} have no length; expected a list or a DataLoader"
+            )
+    spec = getattr(model, "spec", None)
+    if config.model != "custom" and spec is not None:
+        asked = {"name": config.model, "width": config.width, "seed": config.seed}
+        other = differing_keys({key: spec[key] for key in asked}, asked)
+        if other:
+            raise ValueError(f"the model is not the configuration's: {'; '.join(other)}. Make them agree in make_model")
     if has_batchnorm(model) and 1 in last_batch_sizes(train, config):
         raise ValueError(
             f"batch_size={config.batch_size} leaves a last batch of one image, and BatchNorm cannot take the variance "
@@ -419,7 +448,7 @@ def last_batch_sizes(train, config: TrainConfig) -> set[int]:
     return {len(labels) for _, labels in train} if isinstance(train, list | tuple) else set()
 
 
-def check_first_batches(model: nn.Module, train, val, config: TrainConfig, device: torch.device) -> None:
+def check_first_batches(model: nn.Module, train, val, device: torch.device) -> None:
     """Raise a ValueError if a batch, or what the model makes of it, is not what training expects."""
     for name, batches in (("train", train), ("val", val)):
         listed = list(batches) if isinstance(batches, list | tuple) else list(itertools.islice(iter(batches), 1))
@@ -427,12 +456,27 @@ def check_first_batches(model: nn.Module, train, val, config: TrainConfig, devic
             raise ValueError(f"{name} holds no batch; expected at least one")
         for images, labels in listed:
             check_batch(name, images, labels, device)
-        with evaluating(model):
-            logits = model(listed[0][0][:2])
-        if logits.ndim != 2:
-            raise ValueError(f"the model returns shape {tuple(logits.shape)}; expected logits (N, C)")
+            if images.shape[1:] != listed[0][0].shape[1:]:
+                shapes = tuple(images.shape), tuple(listed[0][0].shape)
+                raise ValueError(f"{name} images have shape {shapes[0]}, those of the first batch {shapes[1]}")
+        num_classes = count_outputs(model, listed[0][0])
+        if len(getattr(batches, "class_names", ())) > num_classes:
+            raise ValueError(f"{name} has {len(batches.class_names)} classes, the model has {num_classes} outputs")
         for _, labels in listed:
-            check_label_range(name, labels, logits.shape[1])
+            check_label_range(name, labels, num_classes)
+
+
+def count_outputs(model: nn.Module, images: torch.Tensor) -> int:
+    """Return the number of logits that the model gives for an image, or raise a ValueError that says what it took."""
+    shape = tuple(images.shape)
+    try:
+        with evaluating(model):
+            logits = model(images[:2])
+    except RuntimeError as error:
+        raise ValueError(f"the model cannot take images of shape {shape}: {str(error).splitlines()[0]}") from error
+    if logits.ndim != 2:
+        raise ValueError(f"the model returns shape {tuple(logits.shape)} for images {shape}; expected logits (N, C)")
+    return logits.shape[1]
 
 
 def check_batch(name: str, images: torch.Tensor, labels: torch.Tensor, device: torch.device) -> None:
@@ -483,7 +527,16 @@ def final_test(model: nn.Module, dataset, batches, record: RunRecord, workspace:
         batches: those the model was trained or validated on, for their normaliser and device.
     """
     test = dataset.sealed_test
-    weights = [(name, tensor.double().sum().item()) for name, tensor in model.state_dict().items()]
+    if record.data["normaliser"] != as_plain(batches.normaliser):
+        raise ValueError(f"batches are normalised otherwise than those that {record.name!r} was trained on")
     key = {"kind": "final", "dataset": dataset.name, "data": test.sha256, "purpose": record.name}
-    key |= {"run_hash": record.run_hash, "weights": digest(weights)}
+    others = [row for row in read_lines(workspace.receipts) if key.items() <= row.items()]
+    key |= {"run_hash": record.run_hash, "weights": hash_tensors(model.state_dict().values())}
+    if any(row["weights"] != key["weights"] for row in others):
+        print(f"{record.name}: the test split was scored before, with other weights ({len(others)} receipts)")
     return Sums(**with_receipt(workspace.receipts, key, lambda: asdict(evaluate(model, batches.like(test)))))
+
+
+def as_plain(normaliser) -> dict:
+    """Return a normaliser's values as JSON keeps them."""
+    return {name: list(values) for name, values in asdict(normaliser).items()}

@@ -16,8 +16,8 @@ def random_split(count: int = 40, name: str = "train", size: int = 8, seed: int 
     return Split(name, (noise + 48 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels, NAMES)
 
 
-def small_batches(count: int = 64) -> tuple[Batches, Batches]:
-    """Return training and validation batches on the CPU."""
+def small_batches(count: int = 64, device: str = "cpu") -> tuple[Batches, Batches]:
+    """Return training and validation batches."""
     train, val = random_split(count), random_split(20, "val", seed=1)
     normaliser = Normaliser.fit(train)
-    return Batches(train, normaliser, "cpu", eval_batch_size=8), Batches(val, normaliser, "cpu", eval_batch_size=8)
+    return Batches(train, normaliser, device, eval_batch_size=8), Batches(val, normaliser, device, eval_batch_size=8)

@@ -7,7 +7,8 @@ from PIL import Image
 from small import NAMES, random_split, small_batches
 from torch import nn
 
-from cifar_helpers.classify import load_model, to_square
+from cifar_helpers.augment import to_square
+from cifar_helpers.classify import load_model
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.models import make_model
 from cifar_helpers.storage import CheckpointError
@@ -63,7 +64,7 @@ def test_pictures_of_every_kind_become_a_square(tmp_path, mode):
     path = tmp_path / ("p.jpg" if mode == "CMYK" else "p.png")
     image.save(path)
     square = to_square(path, 32)
-    assert square.shape == (1, 3, 32, 32)
+    assert square.shape == (3, 32, 32)
     assert (square.int() - 90).abs().max() <= 3
 
 
@@ -77,6 +78,26 @@ def test_a_file_that_is_no_picture_says_so(tmp_path, trained):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ValueError, match=r"notes\.txt is no picture"):
         load_model(trained[0]).predict(tmp_path / "notes.txt")
+
+
+def test_half_a_picture_says_so(tmp_path):
+    picture(200, (400, 300)).save(tmp_path / "half.jpg")
+    content = (tmp_path / "half.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"half\.jpg is no picture that Pillow can read whole"):
+        to_square(tmp_path / "half.jpg", 32)
+
+
+def test_a_photograph_taken_sideways_is_turned_upright(tmp_path):
+    pixels = np.zeros((40, 40, 3), dtype=np.uint8)
+    pixels[:20] = 255
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    image.save(tmp_path / "p.jpg", exif=exif, quality=95)
+    square = to_square(tmp_path / "p.jpg", 8).float()
+    assert square[:, :, 5:].mean() > 240
+    assert square[:, :, :3].mean() < 15
 
 
 def test_a_model_of_ones_own_is_refused_with_advice(tmp_path):

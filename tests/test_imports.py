@@ -1,6 +1,7 @@
 """The import table: a module imports only from the levels before its own, and importing does nothing else."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ TABLE = {
     "train": {"config", "metrics", "optim", "runs", "runtime", "storage"},
     # top
     "report": {"runs", "runtime", "storage"},
-    "__main__": {"config", "data", "official", "report", "runtime"},
+    "__main__": {"arguments", "config", "data", "official", "report", "runtime"},
     "__init__": set(),
 }
 
@@ -42,7 +43,9 @@ def imported(module: str) -> set[str]:
     """Return the modules of this package that a module imports."""
     found = set()
     for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "cifar_helpers":
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("cifar_helpers") for alias in node.names), "write from cifar_helpers…"
+        elif isinstance(node, ast.ImportFrom) and node.module == "cifar_helpers":
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("cifar_helpers."):
             found.add(node.module.split(".")[1])
@@ -56,6 +59,15 @@ def test_every_module_stands_in_the_table():
 @pytest.mark.parametrize("module", TABLE)
 def test_module_imports_what_the_table_says(module):
     assert imported(module) == TABLE[module]
+
+
+def test_the_readme_shows_the_same_table_and_imports_point_upwards():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    rows = {module: level for level, module in re.findall(r"^\| (\d|top) \| `(\w+)` \|", readme, flags=re.M)}
+    level = {module: 9 if text == "top" else int(text) for module, text in rows.items()}
+    assert set(rows) == set(TABLE) - {"__init__"}
+    for module, needs in TABLE.items():
+        assert all(level[need] < level[module] or module == "__main__" for need in needs)
 
 
 def test_the_table_has_no_circle():

@@ -10,7 +10,7 @@ PARAMETERS = {"linear": 30_730, "mlp": 3_805_450, "cnn": 2_177_482, "cnn_bn": 2_
 def test_images_in_logits_out(name):
     model = make_model(name, 7, width=0.25)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
-    assert model.spec == {"name": name, "num_classes": 7, "width": 0.25, "image_size": 32}
+    assert model.spec == {"name": name, "num_classes": 7, "width": 0.25, "image_size": 32, "seed": 0}
 
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())

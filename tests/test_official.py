@@ -1,13 +1,12 @@
 """Fetching, against a server on the loopback address that misbehaves in every way it can."""
 
+import errno
 import hashlib
 import io
 import socket
 import tarfile
 import threading
 import time
-from dataclasses import replace
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -180,7 +179,11 @@ def never_answer(*_args, timeout=None, **_kwargs):
     raise TimeoutError
 
 
-@pytest.mark.parametrize("connect", [never_answer, partial(never_answer, timeout=0)])
+def refuse(*_args, **_kwargs):
+    raise ConnectionRefusedError
+
+
+@pytest.mark.parametrize("connect", [never_answer, refuse])
 def test_without_network_the_answer_comes_within_five_seconds(monkeypatch, tmp_path, connect):
     monkeypatch.setattr(socket, "create_connection", connect)
     start = time.monotonic()
@@ -194,8 +197,26 @@ def test_a_name_service_that_hangs_does_not_hold_us(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "create_connection", lambda *a, **k: never_answer(timeout=30))
     start = time.monotonic()
     with pytest.raises(DownloadFailed):
-        fetch(replace(SOURCES["cifar100"]), tmp_path)
+        fetch(SOURCES["cifar100"], tmp_path)
     assert time.monotonic() - start < 5
+
+
+def test_behind_a_proxy_no_direct_connection_is_asked_for(server, monkeypatch, tmp_path):
+    monkeypatch.setattr(official, "getproxies", lambda: {"https": "http://127.0.0.1:9"})
+    monkeypatch.setattr(official, "reachable_mirrors", lambda urls: set())
+    source = make_source([server.url("good")])
+    fetch(source, tmp_path)
+    assert wrong_files(source, tmp_path) == {}
+
+
+def test_a_full_disk_is_not_a_mirrors_fault(server, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(official, "write_whole", full)
+    with pytest.raises(DataError, match=r"cannot hold the data.*CIFAR_DATA_DIR"):
+        fetch(make_source([server.url("good"), server.url("good")]), tmp_path)
+    assert len(server.asked) == 1
 
 
 def test_every_mirror_offers_the_archive_that_torchvision_names():

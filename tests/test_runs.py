@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
+from cifar_helpers import runs
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.runs import (
     EpochRecord,
@@ -163,6 +164,11 @@ def test_a_receipt_evaluates_once_per_key(tmp_path):
     assert [row["run"] for row in read_lines(path)] == ["a", "b"]
 
 
-def test_code_digest_is_stable():
-    assert code_digest() == code_digest()
-    assert len(code_digest()) == 12
+def test_code_digest_knows_the_source(tmp_path, monkeypatch):
+    before = code_digest()
+    assert len(before) == 12
+    source = Path(runs.__file__).parent
+    for name in ("a.py", "b.py"):
+        (tmp_path / name).write_text((source / "optim.py").read_text() + ("# changed" if name == "b.py" else ""))
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
+    assert code_digest() != before

@@ -2,7 +2,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -103,6 +102,8 @@ def test_a_checkpoint_survives_sigkill_at_any_moment(tmp_path):
 
 
 def write_beyond_the_limit(path: Path) -> None:
+    import resource
+
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     try:

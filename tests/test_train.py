@@ -1,5 +1,4 @@
 import dataclasses
-import math
 import os
 import re
 import signal
@@ -12,7 +11,7 @@ import torch
 from small import random_split, small_batches
 from torch import nn
 
-from cifar_helpers.augment import Flip, PadCrop
+from cifar_helpers.augment import Flip, Normaliser, PadCrop
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.models import make_model
 from cifar_helpers.runs import EpochRecord, open_workspace
@@ -30,6 +29,9 @@ from cifar_helpers.train import (
 )
 
 TINY = TrainConfig(epochs=4, batch_size=16, lr=0.05, augment=(Flip(), PadCrop(1)), precision="float32")
+
+
+GOOD = (torch.randn(4, 3, 8, 8), torch.arange(4))
 
 
 def tiny_net(batchnorm: bool = True, dropout: float = 0.2) -> nn.Module:
@@ -130,7 +132,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled():
     before = net.weight.clone()
     x = torch.randn(4, 5)
     x[2, 3] = float("nan")
-    with pytest.raises(TrainingDiverged, match=r"step 0 of this epoch, with learning rate 0\.3"):
+    with pytest.raises(TrainingDiverged, match=r"at step 0 of this epoch, with learning rate 0\.3"):
         train_epoch(net, [(x, torch.zeros(4, dtype=torch.int64))], torch.optim.SGD(net.parameters(), lr=0.3))
     assert torch.equal(net.weight, before)
 
@@ -174,7 +176,13 @@ def test_fit_repeats_itself_and_leaves_the_readers_stream_alone():
 
 
 @pytest.mark.parametrize(
-    "change", [{"optimizer": "adamw"}, {"schedule": "triangular", "warmup": 0.25}, {"precision": "bfloat16"}]
+    "change",
+    [
+        {"optimizer": "adamw"},
+        {"schedule": "triangular", "warmup": 0.25},
+        {"precision": "bfloat16"},
+        {"precision": "float16"},
+    ],
 )
 def test_a_run_cut_after_any_epoch_ends_with_the_same_bits(tmp_path, change, monkeypatch):
     config = dataclasses.replace(TINY, **change)
@@ -191,7 +199,7 @@ def test_a_run_cut_after_any_epoch_ends_with_the_same_bits(tmp_path, change, mon
         ]
 
 
-def cut_short(path, epochs, config, monkeypatch) -> None:
+def cut_short(path, epochs, config, monkeypatch, device="cpu") -> None:
     """Train until `epochs` checkpoints were written, then fail as a full disk or a user's interrupt would."""
     import cifar_helpers.train as module
 
@@ -208,7 +216,7 @@ def cut_short(path, epochs, config, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(module, "save_progress", save_then_stop)
         with pytest.raises(KeyboardInterrupt):
-            fit(tiny_net(), *small_batches(), config, checkpoint=path)
+            fit(tiny_net(), *small_batches(device=device), config, checkpoint=path)
 
 
 @pytest.mark.parametrize("missing", ["last", "optimizer", "best"])
@@ -247,7 +255,10 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path):
     path, kills = tmp_path / "run.safetensors", 0
     for attempt in range(40):
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, path, os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", KILLED, path, os.path.dirname(__file__)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"},
         )
         seen = [process.stdout.readline()]
         time.sleep(0.013 * (attempt % 7))
@@ -293,8 +304,25 @@ def test_other_data_and_another_model_are_refused(tmp_path):
     fit(tiny_net(), *small_batches(), TINY, checkpoint=path)
     with pytest.raises(CheckpointError, match=r"data\.train"):
         fit(tiny_net(), *small_batches(48), TINY, checkpoint=path)
-    with pytest.raises(CheckpointError, match=r"model\.tensors"):
+    with pytest.raises(CheckpointError, match=r"model\.layers"):
         fit(tiny_net(batchnorm=False), *small_batches(), TINY, checkpoint=path)
+    other_start = tiny_net()
+    with torch.no_grad():
+        other_start[0].bias += 1
+    with pytest.raises(CheckpointError, match=r"model\.weights"):
+        fit(other_start, *small_batches(), TINY, checkpoint=path)
+    train, val = small_batches()
+    train.normaliser = val.normaliser = Normaliser((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(CheckpointError, match=r"data\.normaliser\.mean"):
+        fit(tiny_net(), train, val, TINY, checkpoint=path)
+
+
+def test_lists_of_other_tensors_are_other_data(tmp_path):
+    path, net = tmp_path / "run.safetensors", tiny_net()
+    config = dataclasses.replace(TINY, epochs=1)
+    fit(net, [GOOD], [GOOD], config, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"data\.train"):
+        fit(tiny_net(), [(GOOD[0] + 1, GOOD[1])], [GOOD], config, checkpoint=path)
 
 
 def test_an_unfinished_run_is_not_resumed_on_another_machine_unless_forced(tmp_path, monkeypatch):
@@ -320,22 +348,36 @@ def test_max_steps_bounds_the_run_and_the_schedule(max_steps, steps):
     config = dataclasses.replace(TINY, max_steps=max_steps, schedule="triangular")
     record = fit(tiny_net(), *small_batches(), config)
     assert [epoch.steps for epoch in record.history] == steps
-    assert record.history[-1].lr == pytest.approx(config.lr / steps[-1])
+    assert record.history[-1].lr == pytest.approx(config.lr * 0.5 / steps[-1])
 
 
-def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_divergence_that_only_validation_sees_is_not_saved(tmp_path):
+    """One step an epoch: the training loss is that of the weights before the step that spoils them."""
     path = tmp_path / "run.safetensors"
     train, val = small_batches()
-    config = dataclasses.replace(TINY, lr=1e30, epochs=3)
+    config = dataclasses.replace(TINY, batch_size=64, momentum=0.5)
+    with pytest.raises(TrainingDiverged, match="after this epoch, in validation"):
+        fit(tiny_net(batchnorm=False), train, val, dataclasses.replace(config, lr=1e38), checkpoint=path)
+    assert not path.exists()
+
+
+def test_a_divergence_keeps_the_checkpoint_of_the_epoch_before(tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    cut_short(path, 2, TINY, monkeypatch)
+    kept = path.read_bytes()
+    net = tiny_net()
+    net.register_forward_hook(lambda module, _, out: out * float("nan") if module.training else out)
     with pytest.raises(TrainingDiverged):
-        fit(tiny_net(batchnorm=False), train, val, config, checkpoint=path)
-    assert not path.exists() or math.isfinite(load_checkpoint(path)[1]["history"][-1]["train_loss"])
+        fit(net, *small_batches(), TINY, checkpoint=path, force=True)
+    assert path.read_bytes() == kept
 
 
 def test_the_model_of_the_configuration_must_be_the_model():
-    config = TrainConfig(model="cnn", epochs=1)
-    with pytest.raises(ValueError, match=r"config\.model='cnn', but the model was made as 'mlp'"):
-        fit(make_model("mlp", 4, image_size=8), *small_batches(), config)
+    model = make_model("mlp", 4, image_size=8)
+    for change, named in [({"model": "cnn"}, "name"), ({"width": 0.5}, "width"), ({"seed": 1}, "seed")]:
+        config = dataclasses.replace(TrainConfig(model="mlp", epochs=1), **change)
+        with pytest.raises(ValueError, match=f"not the configuration's: {named} "):
+            fit(model, *small_batches(), config)
 
 
 def test_the_test_split_is_refused():
@@ -351,13 +393,11 @@ def test_swapped_arguments_are_noticed():
         fit(tiny_net(), val, train, TINY)
 
 
-GOOD = (torch.randn(4, 3, 8, 8), torch.arange(4))
-
-
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [
         (GOOD[0].permute(0, 2, 3, 1), GOOD[1], "channels last"),
+        (GOOD[0][:, :1], GOOD[1], r"\(4, 1, 8, 8\)"),
         (GOOD[0].double(), GOOD[1], "torch.float64; expected normalised torch.float32"),
         ((GOOD[0] * 9).byte(), GOOD[1], "torch.uint8"),
         (GOOD[0], torch.tensor([0, 1, 2, 4]), "label 4 at position 3; expected 0 to 3"),
@@ -379,6 +419,29 @@ def test_a_bad_batch_is_named_before_any_step(images, labels, words):
         with pytest.raises(ValueError, match=words):
             fit(net, [GOOD], batches, TINY)
     assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
+
+
+def test_other_classes_in_validation_are_named():
+    train, val = small_batches()
+    val.class_names = ("bee", "cat", "dog", "eel")
+    with pytest.raises(ValueError, match="expected the same in the same order"):
+        fit(tiny_net(), train, val, TINY)
+
+
+def test_too_few_outputs_are_named_before_any_step():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    with pytest.raises(ValueError, match="train has 4 classes, the model has 3 outputs"):
+        fit(net, *small_batches(), TINY)
+
+
+def test_batches_without_a_length_are_named():
+    with pytest.raises(ValueError, match="generator have no length; expected a list or a DataLoader"):
+        fit(tiny_net(), (batch for batch in [GOOD]), [GOOD], TINY)
+
+
+def test_a_dataloader_is_taken_as_it_is():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*GOOD), batch_size=2)
+    assert fit(tiny_net(), loader, loader, dataclasses.replace(TINY, epochs=2)).history[-1].steps == 4
 
 
 def test_no_batch_at_all_is_named():
@@ -405,17 +468,13 @@ def test_a_bar_is_drawn_only_in_a_terminal(capsys, monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
-def test_cuda_trains_in_every_format_and_repeats_itself(precision):
+def test_cuda_trains_in_every_format_and_resumes_with_the_same_bits(tmp_path, precision, monkeypatch):
     config = dataclasses.replace(TINY, precision=precision, deterministic=True)
-    nets = [tiny_net(), tiny_net()]
-    for net in nets:
-        train, val = (b for b in small_batches())
-        for batches in (train, val):
-            batches.device = torch.device("cuda")
-            batches._images, batches._labels = batches._images.cuda(), batches._labels.cuda()
-        record = fit(net, train, val, config)
-        assert record.val_accuracy > 0.3
-    assert equal_weights(*nets)
+    whole, resumed, path = tiny_net(), tiny_net(), tmp_path / "run.safetensors"
+    assert fit(whole, *small_batches(device="cuda"), config).val_accuracy > 0.3
+    cut_short(path, 2, config, monkeypatch, device="cuda")
+    fit(resumed, *small_batches(device="cuda"), config, checkpoint=path)
+    assert equal_weights(resumed, whole)
 
 
 # --- the test split ---
@@ -438,7 +497,15 @@ def test_a_look_at_the_test_split_leaves_one_receipt_per_reason(here):
     assert [row["purpose"] for row in read_lines(here.receipts)] == ["copies", "1-NN"]
 
 
-def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch):
+def test_final_test_refuses_another_normalisation(here):
+    net, (train, val) = tiny_net(), small_batches()
+    record = fit(net, train, val, TINY)
+    val.normaliser = Normaliser((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match="normalised otherwise"):
+        final_test(net, Sealed, val, record, here)
+
+
+def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch, capsys):
     net, (train, val) = tiny_net(), small_batches()
     record = fit(net, train, val, TINY)
     first = final_test(net, Sealed, val, record, here)
@@ -450,3 +517,4 @@ def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch):
         net[0].weight += 1
     assert final_test(net, Sealed, val, record, here) != first
     assert len(read_lines(here.receipts)) == 2
+    assert "scored before, with other weights" in capsys.readouterr().out
