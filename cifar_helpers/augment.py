@@ -1,12 +1,13 @@
 """From pictures to what a network eats: squares, normalisation, and augmentation as values.
 
-An augmentation is a frozen dataclass with two methods. `draw(count, generator)` returns one random row per example
-of the data set, for a whole epoch at once; `apply(images, drawn)` changes a uint8 batch on the device with the rows
-that belong to its examples. So the picture an example becomes depends on (seed, epoch, example) alone, whatever the
-batch size.
+An augmentation is a frozen dataclass. `draw(count, generator)` returns one random row per example of the data set, for
+a whole epoch at once, so the picture an example becomes depends on (seed, epoch, example) alone, whatever the batch
+size. A `Move` then says which pixel goes where; all moves of a batch together are one gather, straight out of the
+data set. A `Paint` changes the pixels of the uint8 batch afterwards.
 """
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,12 +19,53 @@ from PIL import Image, ImageOps
 from cifar_helpers.arguments import require
 
 
-class Augmentation(Protocol):
+class Move(Protocol):
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Return the random choices of `count` examples, one row each, on the CPU."""
 
-    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the source rows (B, H) and columns (B, W) of the moved images, given those before the move."""
+
+
+class Paint(Protocol):
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        """Return the random choices of `count` examples, one row each, on the CPU."""
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Return changed images, uint8 (B, 3, H, W); the argument is left alone."""
+
+
+Augmentation = Move | Paint
+
+
+def augment_batch(
+    images: torch.Tensor, numbers: torch.Tensor, augment: Sequence[Augmentation], draws: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Return the examples `numbers` (B,) of uint8 `images` (N, 3, H, W), first moved, then painted.
+
+    Args:
+        draws: what each augmentation drew for all N examples.
+    """
+    pairs = [(augmentation, drawn[numbers]) for augmentation, drawn in zip(augment, draws, strict=True)]
+    moves = [(a, drawn) for a, drawn in pairs if hasattr(a, "move")]
+    batch = move_pixels(images, numbers, moves) if moves else images[numbers]
+    for augmentation, drawn in pairs:
+        if hasattr(augmentation, "paint"):
+            batch = augmentation.paint(batch, drawn)
+    return batch
+
+
+def move_pixels(
+    images: torch.Tensor, numbers: torch.Tensor, moves: Sequence[tuple[Move, torch.Tensor]]
+) -> torch.Tensor:
+    """Return the examples `numbers` with every pixel taken from where the moves say, in one gather."""
+    channels, height, width = images.shape[1:]
+    rows, columns = (torch.arange(n, device=images.device).expand(len(numbers), n) for n in (height, width))
+    for augmentation, drawn in moves:
+        rows, columns = augmentation.move(rows, columns, drawn)
+    source = (numbers[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source.flatten())
+    return pixels.view(*source.shape, channels).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -38,8 +80,8 @@ class Flip:
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.rand(count, generator=generator) < self.p
 
-    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        return torch.where(drawn[:, None, None, None], images.flip(-1), images)
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rows, torch.where(drawn[:, None], columns.flip(1), columns)
 
 
 @dataclass(frozen=True)
@@ -54,29 +96,21 @@ class PadCrop:
     def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
 
-    def apply(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        fits = self.padding < min(height, width)
-        require(fits, "padding", self.padding, f"an image of {height} x {width} pixels reflects fewer")
-        first = drawn.to(images.device) - self.padding
-        rows = reflect(first[:, :1] + torch.arange(height, device=images.device), height)
-        columns = reflect(first[:, 1:] + torch.arange(width, device=images.device), width)
-        return take_pixels(images, rows, columns)
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._cut(rows, drawn[:, :1]), self._cut(columns, drawn[:, 1:])
+
+    def _cut(self, positions: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Return the window of reflected `positions` (B, n) that begins at `first` (B, 1)."""
+        size = positions.shape[1]
+        require(self.padding < size, "padding", self.padding, f"an image of {size} pixels reflects fewer")
+        window = torch.arange(size, device=positions.device) - self.padding + first
+        return positions.gather(1, reflect(window, size))
 
 
 def reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
     """Return positions mirrored into [0, size) at the edges, the edge pixel not repeated: -2 becomes 2."""
     positions = positions.abs()
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
-
-
-def take_pixels(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return images whose pixel (i, j) is the pixel (rows[b, i], columns[b, j]) of image b: one gather, no padding."""
-    count, channels, height, width = images.shape
-    image = torch.arange(count, device=images.device)[:, None, None]
-    source = (image * height + rows[:, :, None]) * width + columns[:, None, :]
-    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source.flatten())
-    return pixels.view(*source.shape, channels).permute(0, 3, 1, 2)
 
 
 def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torchvision import datasets
 
 from cifar_helpers import synthetic
 from cifar_helpers.arguments import require, require_choice
-from cifar_helpers.augment import Augmentation, Normaliser, to_square
+from cifar_helpers.augment import Augmentation, Normaliser, augment_batch, to_square
 from cifar_helpers.official import SOURCES, Contents, DataError, DownloadFailed, ensure_files, read_official
 from cifar_helpers.runtime import make_generator, pick_device
 from cifar_helpers.storage import CheckpointError, load_checkpoint, save_checkpoint
@@ -236,11 +236,9 @@ class Batches:
             a.draw(self.num_images, make_generator("augment", i, seed, epoch)).to(self.device)
             for i, a in enumerate(augment)
         ]
-        for rows in order.split(batch_size):
-            images = self._images[rows]
-            for augmentation, drawn in zip(augment, draws, strict=True):
-                images = augmentation.apply(images, drawn[rows])
-            yield self.normaliser(images), self._labels[rows]
+        for numbers in order.split(batch_size):
+            images = augment_batch(self._images, numbers, augment, draws)
+            yield self.normaliser(images), self._labels[numbers]
 
 
 def make_batches(

@@ -53,7 +53,7 @@ def plot_images(
     if len(images) == 0:
         ax.text(0.5, 0.5, "not available: there is none in this data", ha="center", transform=ax.transAxes)
         return ax.set_axis_off() or ax
-    captions = [textwrap.fill(caption, 13) for caption in captions]
+    captions = ["\n".join(textwrap.fill(line, 13) for line in caption.split("\n")) for caption in captions]
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     count, _, height, width = images.shape
     rows, gap, under = math.ceil(count / columns), max(2, width // 10), lines * height // 4

@@ -4,18 +4,23 @@ from scipy.stats import chisquare
 from small import random_split
 from torch.nn.functional import pad
 
-from cifar_helpers.augment import Flip, Normaliser, PadCrop
+from cifar_helpers.augment import Flip, Normaliser, PadCrop, augment_batch
 from cifar_helpers.runtime import make_generator
 
 IMAGES = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def apply(augmentation, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Return all images, augmented."""
+    return augment_batch(images, torch.arange(len(images)), (augmentation,), (drawn,))
+
+
 def test_flipping_twice_is_the_identity_and_leaves_the_argument_alone():
     before = IMAGES.clone()
     drawn = torch.ones(50, dtype=torch.bool)
-    flipped = Flip().apply(IMAGES, drawn)
+    flipped = apply(Flip(), IMAGES, drawn)
     assert torch.equal(flipped, IMAGES.flip(-1))
-    assert torch.equal(Flip().apply(flipped, drawn), IMAGES)
+    assert torch.equal(apply(Flip(), flipped, drawn), IMAGES)
     assert torch.equal(IMAGES, before)
 
 
@@ -28,10 +33,28 @@ def test_flip_draws_with_its_probability(p):
 @pytest.mark.parametrize("padding", [1, 2, 4])
 def test_pad_crop_is_a_window_of_the_reflected_image(padding):
     drawn = PadCrop(padding).draw(50, make_generator(2))
-    found = PadCrop(padding).apply(IMAGES, drawn)
+    found = apply(PadCrop(padding), IMAGES, drawn)
     padded = pad(IMAGES.float(), [padding] * 4, mode="reflect").to(torch.uint8)
     for image, window, (y, x) in zip(padded, found, drawn.tolist(), strict=True):
         assert torch.equal(window, image[:, y : y + 8, x : x + 8])
+
+
+def test_moves_follow_one_another_and_paint_comes_last():
+    class Invert:
+        def draw(self, count, generator):
+            return torch.ones(count, dtype=torch.bool)
+
+        def paint(self, images, drawn):
+            return torch.where(drawn[:, None, None, None], 255 - images, images)
+
+    steps = (Flip(1.0), PadCrop(2), Invert(), Flip(1.0))
+    draws = [step.draw(50, make_generator(5, i)) for i, step in enumerate(steps)]
+    numbers = torch.tensor([7, 3, 41])
+    expected = IMAGES[numbers]
+    for i in (0, 1, 3, 2):
+        expected = augment_batch(expected, torch.arange(3), (steps[i],), (draws[i][numbers],))
+    assert torch.equal(augment_batch(IMAGES, numbers, steps, draws), expected)
+    assert not torch.equal(expected, IMAGES[numbers])
 
 
 def test_crop_offsets_are_uniform_over_81_places():
@@ -43,8 +66,10 @@ def test_crop_offsets_are_uniform_over_81_places():
 def test_a_batch_of_one_changes_as_it_does_in_a_larger_batch():
     for augmentation in (Flip(), PadCrop(2)):
         drawn = augmentation.draw(50, make_generator(4))
-        whole = augmentation.apply(IMAGES, drawn)
-        assert all(torch.equal(augmentation.apply(IMAGES[i : i + 1], drawn[i : i + 1])[0], whole[i]) for i in range(50))
+        whole = apply(augmentation, IMAGES, drawn)
+        assert all(
+            torch.equal(apply(augmentation, IMAGES[i : i + 1], drawn[i : i + 1])[0], whole[i]) for i in range(50)
+        )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +78,7 @@ def test_a_batch_of_one_changes_as_it_does_in_a_larger_batch():
         (lambda: Flip(1.5), "p=1.5"),
         (lambda: PadCrop(-1), "padding=-1"),
         (lambda: PadCrop(2.0), "padding=2.0"),
-        (lambda: PadCrop(8).apply(IMAGES, PadCrop(8).draw(50, make_generator(0))), "padding=8"),
+        (lambda: apply(PadCrop(8), IMAGES, PadCrop(8).draw(50, make_generator(0))), "padding=8"),
     ],
 )
 def test_bad_arguments_are_named(make, words):
