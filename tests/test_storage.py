@@ -79,6 +79,7 @@ import sys, torch
 from pathlib import Path
 from cifar_helpers.storage import save_checkpoint
 tensors = {"w": torch.zeros(2_000_000)}
+save_checkpoint(Path(sys.argv[1]), tensors, {"value": 0})
 print("ready", flush=True)
 while True:
     tensors["w"] += 1
@@ -93,7 +94,9 @@ def test_a_checkpoint_survives_sigkill_at_any_moment(tmp_path):
     for i in range(6):
         process = subprocess.Popen([sys.executable, "-c", KILLED_WHILE_SAVING, path], stdout=subprocess.PIPE, text=True)
         process.stdout.readline()
-        time.sleep(0.05 + 0.037 * i)
+        whole, deadline = path.stat().st_size, time.monotonic() + 0.3 + 0.037 * i
+        while path.stat().st_size == whole and time.monotonic() < deadline:
+            pass  # a writer in place shows a part of the file now and then: that is the moment to kill it
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
