@@ -115,42 +115,32 @@ class Budget:
     tsne_points: int
 
 
+QUICK = Budget(
+    "quick",
+    train_images=10_000,
+    eval_images=2_000,
+    epochs=3,
+    seeds=1,
+    max_steps=300,
+    reference_images=10_000,
+    query_images=2_000,
+    tsne_points=600,
+)
+LAPTOP = Budget(
+    "laptop",
+    train_images=45_000,
+    eval_images=5_000,
+    epochs=10,
+    seeds=2,
+    max_steps=None,
+    reference_images=50_000,
+    query_images=10_000,
+    tsne_points=2_000,
+)
+FULL = dataclasses.replace(LAPTOP, profile="full", epochs=20, seeds=5, tsne_points=5_000)
+
 # From the smallest to the largest: a later profile outranks an earlier one.
-PROFILES = {
-    "quick": Budget(
-        "quick",
-        train_images=10_000,
-        eval_images=2_000,
-        epochs=3,
-        seeds=1,
-        max_steps=300,
-        reference_images=10_000,
-        query_images=2_000,
-        tsne_points=600,
-    ),
-    "laptop": Budget(
-        "laptop",
-        train_images=45_000,
-        eval_images=5_000,
-        epochs=10,
-        seeds=2,
-        max_steps=None,
-        reference_images=50_000,
-        query_images=10_000,
-        tsne_points=2_000,
-    ),
-    "full": Budget(
-        "full",
-        train_images=45_000,
-        eval_images=5_000,
-        epochs=20,
-        seeds=5,
-        max_steps=None,
-        reference_images=50_000,
-        query_images=10_000,
-        tsne_points=5_000,
-    ),
-}
+PROFILES = {budget.profile: budget for budget in (QUICK, LAPTOP, FULL)}
 
 
 def get_budget(profile: str | None = None) -> Budget:

@@ -370,6 +370,11 @@ def fingerprint(batches) -> str | None:
     return getattr(batches, "sha256", None)
 
 
+def as_plain(normaliser) -> dict:
+    """Return a normaliser's values as JSON keeps them."""
+    return {name: list(values) for name, values in asdict(normaliser).items()}
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as `parameter number/key` to tensor."""
     state = optimizer.state_dict()["state"]
@@ -535,8 +540,3 @@ def final_test(model: nn.Module, dataset, batches, record: RunRecord, workspace:
     if any(row["weights"] != key["weights"] for row in others):
         print(f"{record.name}: the test split was scored before, with other weights ({len(others)} receipts)")
     return Sums(**with_receipt(workspace.receipts, key, lambda: asdict(evaluate(model, batches.like(test)))))
-
-
-def as_plain(normaliser) -> dict:
-    """Return a normaliser's values as JSON keeps them."""
-    return {name: list(values) for name, values in asdict(normaliser).items()}
