@@ -51,7 +51,7 @@ def notice_dead_kernels() -> None:
     RunningKernel.get_message = get_message
 
 
-def pytest_collection_modifyitems(items) -> None:
+def pytest_collection_modifyitems(config, items) -> None:
     """Skip what this machine cannot run, with the reason."""
     import torch
 
@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(items) -> None:
             lacking["real"] = "CIFAR_DATA=synthetic, or the official CIFAR files are not in the data folder"
     if not torch.cuda.is_available():
         lacking["cuda"] = "no CUDA device"
+    if "slow" not in config.option.markexpr:
+        lacking["slow"] = "takes minutes: pytest -m slow"
     for item in items:
         for name, reason in lacking.items():
             if item.get_closest_marker(name):

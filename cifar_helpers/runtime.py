@@ -76,10 +76,15 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def private_randomness(device: torch.device):
-    """Let a block draw from torch's global streams and leave them as they were before it."""
+    """Let a block draw from the global streams of torch, NumPy and Python and leave them as they were before it."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
+    others = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(others[0])
+        np.random.set_state(others[1])
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 Nothing here knows where images come from: batches are any iterable of (images, labels).
 """
 
+import functools
 import hashlib
 import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -88,14 +89,15 @@ def train_epoch(
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     *,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = metrics.cross_entropy,
     lrs: Iterable[float] = itertools.repeat(None),
-    label_smoothing: float = 0.0,
     dtype: torch.dtype = torch.float32,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Sums:
     """Take one optimizer step per batch and return loss and hits, summed over the examples as they were trained on.
 
     Args:
+        loss: logits (B, C), labels (B,) to the mean over the batch.
         lrs: the learning rate of each step; None leaves the optimizer's own.
         dtype: number format of the matrix products.
         scaler: for float16, whose small gradients would vanish.
@@ -110,12 +112,12 @@ def train_epoch(
             set_lr(optimizer, lr)
         with autocast(images.device, dtype):
             logits = model(images)
-        loss = metrics.cross_entropy(logits, labels, label_smoothing)
-        if images.device.type == "cpu" and not math.isfinite(loss.item()):
+        batch_loss = loss(logits, labels)
+        if images.device.type == "cpu" and not math.isfinite(batch_loss.item()):
             raise TrainingDiverged(explain_divergence(f"at step {step} of this epoch", optimizer))
         optimizer.zero_grad(set_to_none=True)
-        take_step(loss, optimizer, scaler)
-        loss_sum += loss.detach() * len(labels)
+        take_step(batch_loss, optimizer, scaler)
+        loss_sum += batch_loss.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
         count += len(labels)
     if not math.isfinite(loss_sum):
@@ -246,8 +248,8 @@ class Run:
                 self.forward,
                 batches,
                 self.optimizer,
+                loss=functools.partial(metrics.cross_entropy, label_smoothing=config.label_smoothing),
                 lrs=lrs,
-                label_smoothing=config.label_smoothing,
                 dtype=self.dtype,
                 scaler=self.scaler,
             )

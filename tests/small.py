@@ -2,8 +2,10 @@
 
 import torch
 
+from cifar_helpers import synthetic
 from cifar_helpers.augment import Normaliser
 from cifar_helpers.data import Batches, Split
+from cifar_helpers.runtime import make_generator
 
 NAMES = ("ant", "bee", "cat", "dog")
 
@@ -21,3 +23,11 @@ def small_batches(count: int = 64, device: str = "cpu") -> tuple[Batches, Batche
     train, val = random_split(count), random_split(20, "val", seed=1)
     normaliser = Normaliser.fit(train)
     return Batches(train, normaliser, device, eval_batch_size=8), Batches(val, normaliser, device, eval_batch_size=8)
+
+
+def stand_in_split(count: int, num_classes: int, name: str) -> Split:
+    """Return images of the stand-in, without a file."""
+    generator = make_generator("ladder", name, num_classes)
+    labels = synthetic.make_labels(count, num_classes, generator)
+    images = synthetic.make_images(labels, num_classes, generator)
+    return Split(name, images, labels, synthetic.class_names(num_classes))

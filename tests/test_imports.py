@@ -32,6 +32,10 @@ TABLE = {
     # level 3
     "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
     "train": {"config", "metrics", "optim", "runs", "runtime", "storage"},
+    # level 4
+    "checks": {"arguments", "metrics", "optim", "runtime", "train"},
+    # level 5
+    "mutants": {"augment", "checks", "metrics", "train"},
     # top
     "report": {"runs", "runtime", "storage"},
     "__main__": {"arguments", "config", "data", "official", "report", "runtime"},

@@ -96,6 +96,31 @@ def test_modes_are_restored_after_an_error():
 # --- one epoch ---
 
 
+def test_fifty_steps_of_fit_are_the_loop_that_one_writes_by_hand():
+    """In float32 and with the same kernel of the optimizer: every weight and buffer equal to the last bit."""
+    train, val = small_batches(800)
+    ours, by_hand = tiny_net(dropout=0.0), tiny_net(dropout=0.0)
+    fit(ours, train, val, dataclasses.replace(TINY, epochs=1, augment=(), max_steps=50))
+    by_hand.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.05, momentum=0.9, nesterov=True, fused=True)
+    for images, labels in train.epoch(0, seed=0, batch_size=16):
+        loss = nn.functional.cross_entropy(by_hand(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert equal_weights(ours, by_hand)
+
+
+def test_an_epoch_trains_on_the_loss_it_is_given():
+    net = nn.Linear(5, 2)
+    batches = [(torch.randn(6, 5), torch.arange(6) % 2)]
+    mse = lambda logits, labels: ((logits[:, 0] - 7.0) ** 2).mean()  # noqa: E731
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    losses = [train_epoch(net, batches, optimizer, loss=mse).loss for _ in range(60)]
+    assert losses[0] > 20
+    assert losses[-1] < 0.5
+
+
 def test_a_list_of_tensors_and_a_linear_layer_are_enough():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(64, 5, generator=generator)

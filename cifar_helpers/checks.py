@@ -1,0 +1,569 @@
+"""The recipe's sanity checks: each takes a `Pipeline`, returns a `Check`, and leaves everything as it found it.
+
+`run_checks(model, make_batches(train, val))` runs them all on a model of one's own and prints the table. No check is
+enough alone: the tests plant one bug after another (`mutants`) and ask which checks see it.
+"""
+
+import copy
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from cifar_helpers import metrics
+from cifar_helpers.arguments import require
+from cifar_helpers.optim import make_optimizer
+from cifar_helpers.runtime import private_randomness, seed_everything
+from cifar_helpers.train import evaluate, evaluating, hash_tensors, train_epoch
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+BATCH_SIZE = 64
+OVERFIT_IMAGES, OVERFIT_STEPS = 24, 400
+BASELINE_STEPS, BASELINE_ROUNDS, BASELINE_IMAGES = 30, 6, 1000  # a round of each training; images that score it
+CAPACITY_STEPS, CAPACITY_BATCHES, CAPACITY_WIDTHS = 30, 8, (1 / 64, 1 / 16, 1 / 4)
+EVALUATION_IMAGES = 131  # a prime, so that a batch size above 1 leaves a ragged last batch
+DEPENDENCY_IMAGES = 6
+
+
+# The optimizer that forgives most at the beginning of a project.
+adam = functools.partial(make_optimizer, name="adam", lr=1e-3)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All that stands between the images and the reported number; every part can be one's own.
+
+    Attributes:
+        model: images (B, 3, H, W) to logits (B, C).
+        train, val: `data.Batches`, or any re-iterables of batches (images, labels).
+        loss: logits and labels to the mean over the batch.
+        make_optimizer: the model to its optimizer.
+        train_epoch: called as `train_epoch(model, batches, optimizer, loss=loss)`, takes one step per batch.
+        evaluate: called as `evaluate(model, batches)`, returns a value with `loss` and `accuracy`.
+        build: a width factor to a new model of that width; without it the capacity is not checked.
+        seed: of the order of the images and of everything else that is drawn.
+    """
+
+    model: nn.Module
+    train: Iterable[Batch]
+    val: Iterable[Batch]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = metrics.cross_entropy
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adam
+    train_epoch: Callable = train_epoch
+    evaluate: Callable = evaluate
+    build: Callable[[float], nn.Module] | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verdict. `passed` is None for a check that could not run; `why` then says what it needs."""
+
+    name: str
+    passed: bool | None
+    measured: float
+    bound: str
+    why: str
+
+    def __str__(self) -> str:
+        verdict = {True: "passed", False: "FAILED", None: "not run"}[self.passed]
+        measured = "" if math.isnan(self.measured) else f"{self.measured:.3g}"
+        return f"{verdict:9}{self.name:22}{measured:>10}  {self.bound:34}{'' if self.passed else self.why}".rstrip()
+
+
+class NotApplicable(Exception):
+    """The pipeline lacks what a check looks at; the message says what to pass."""
+
+
+def check(name: str) -> Callable:
+    """Turn a function from a Pipeline to (passed, measured, bound, why) into one that returns a `Check`.
+
+    The function gets a copy of the model and seeded random streams, so it may do as it likes. Whatever the pipeline
+    raises is a finding.
+    """
+
+    def decorate(function: Callable) -> Callable[[Pipeline], Check]:
+        @functools.wraps(function)
+        def run(pipeline: Pipeline) -> Check:
+            own = replace(pipeline, model=copy.deepcopy(pipeline.model))
+            with private_randomness(device_of(pipeline.model)):
+                seed_everything(pipeline.seed)
+                try:
+                    return Check(name, *function(own))
+                except NotApplicable as error:
+                    return Check(name, None, math.nan, "", str(error))
+                except Exception as error:
+                    return Check(name, False, math.nan, "runs", f"{type(error).__name__}: {error}".splitlines()[0])
+
+        return run
+
+    return decorate
+
+
+# --- what the checks are made of ---
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where the parameters are."""
+    return next(model.parameters()).device
+
+
+def one_epoch(pipeline: Pipeline, epoch: int = 0, seed: int | None = None) -> Iterator[Batch]:
+    """Return the training batches of an epoch, each of BATCH_SIZE examples or fewer."""
+    batches, seed = pipeline.train, pipeline.seed if seed is None else seed
+    if hasattr(batches, "epoch"):
+        return batches.epoch(epoch, seed=seed, batch_size=BATCH_SIZE)
+    return ((images[:BATCH_SIZE], labels[:BATCH_SIZE]) for images, labels in batches)
+
+
+def serve(pipeline: Pipeline, steps: int | None) -> Iterator[Batch]:
+    """Yield `steps` training batches over as many epochs as it takes; None never ends."""
+    epochs = (one_epoch(pipeline, epoch) for epoch in itertools.count())
+    return itertools.islice(itertools.chain.from_iterable(epochs), steps)
+
+
+def gather(batches: Iterable[Batch], count: int) -> Batch:
+    """Return the first `count` examples of `batches`, as one batch."""
+    images, labels = [], []
+    for x, y in batches:
+        images.append(x)
+        labels.append(y)
+        if sum(map(len, labels)) >= count:
+            break
+    require(bool(labels), "batches", "none", "at least one batch")
+    return torch.cat(images)[:count], torch.cat(labels)[:count]
+
+
+def training_batch(pipeline: Pipeline, count: int = BATCH_SIZE) -> Batch:
+    """Return the first `count` training examples of the first epoch."""
+    return gather(one_epoch(pipeline), count)
+
+
+def logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, C) in evaluation mode."""
+    with evaluating(model):
+        return model(images).float()
+
+
+def find_head(model: nn.Module, num_classes: int) -> nn.Module:
+    """Return the last module with one row of weights per class.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    rows = [m for m in model.modules() if getattr(m, "weight", None) is not None and m.weight.ndim >= 2]
+    heads = [m for m in rows if len(m.weight) == num_classes]
+    if not heads:
+        raise NotApplicable(f"no layer has {num_classes} rows of weights, one per class")
+    return heads[-1]
+
+
+def redraw_head(model: nn.Module, num_classes: int, std: float) -> None:
+    """Draw the weights of the head anew with standard deviation `std`, and set its bias to 0."""
+    head = find_head(model, num_classes)
+    with torch.no_grad():
+        head.weight.normal_(0, std) if std else head.weight.zero_()
+        if head.bias is not None:
+            head.bias.zero_()
+
+
+def remove_dropout(model: nn.Module) -> nn.Module:
+    """Return the model with every dropout at 0, for checks in which two passes must agree."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return model
+
+
+def training_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> metrics.Sums:
+    """Return the cross-entropy in training mode, whatever loss is trained on."""
+    model.train()
+    with torch.no_grad():
+        return metrics.sums(model(images), labels)
+
+
+def train_copy(pipeline: Pipeline, batches: Iterable[Batch], model: nn.Module | None = None) -> nn.Module:
+    """Return a copy of the model after one step on each of the batches."""
+    model = copy.deepcopy(model or pipeline.model)
+    pipeline.train_epoch(model, batches, pipeline.make_optimizer(model), loss=pipeline.loss)
+    return model
+
+
+# --- the data ---
+
+
+@check("batch contract")
+def check_batches(pipeline: Pipeline):
+    """Shape, type and range of images and labels, in training and validation."""
+    num_classes = logits_of(pipeline.model, training_batch(pipeline, 2)[0]).shape[1]
+    batches = {"train": training_batch(pipeline), "val": gather(pipeline.val, BATCH_SIZE)}
+    faults = [f"{name}: {fault}" for name, batch in batches.items() for fault in batch_faults(*batch, num_classes)]
+    return not faults, len(faults), "no fault", "; ".join(faults)
+
+
+def batch_faults(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[str]:
+    """Return what is wrong with one batch, each fault as a phrase that names what came and what is expected."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        return [f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)"]
+    if images.dtype != torch.float32 or labels.dtype != torch.int64:
+        return [f"types are {images.dtype} and {labels.dtype}, expected torch.float32 and torch.int64"]
+    mean, std, common = images.mean().item(), images.std().item(), labels.mode().values
+    share = (labels == common).float().mean().item()
+    rules = {
+        "images are not finite": bool(images.isfinite().all()),
+        f"images have mean {mean:.2f}, expected within 0.6 of 0 after normalisation": abs(mean) < 0.6,
+        f"images have standard deviation {std:.2f}, expected 0.5 to 2 after normalisation": 0.5 < std < 2,
+        f"labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}": bool(
+            ((labels >= 0) & (labels < num_classes)).all()
+        ),
+        f"{share:.0%} of the labels are {common}: is the order shuffled?": share < (1 + 1 / num_classes) / 2,
+    }
+    return [fault for fault, holds in rules.items() if not holds]
+
+
+@check("round trip")
+def check_round_trip(pipeline: Pipeline):
+    """What the network eats decodes to bytes, and these bytes encode to exactly what it eats."""
+    normalisers = getattr(pipeline.train, "normaliser", None), getattr(pipeline.val, "normaliser", None)
+    if None in normalisers:
+        raise NotApplicable("train and val need a normaliser, as data.Batches have")
+    errors = []
+    for normaliser, batches in zip(normalisers, (one_epoch(pipeline), pipeline.val), strict=True):
+        images, _ = gather(batches, BATCH_SIZE)
+        errors.append((normaliser(normaliser.inverse(images)) - images).abs().max().item())
+    levels = torch.arange(256, dtype=torch.uint8, device=images.device).expand(1, 3, 256, 256)
+    exact = torch.equal(normalisers[0].inverse(normalisers[0](levels)), levels) and normalisers[0] == normalisers[1]
+    why = "train and val are not normalised as their normaliser says: are the constants another data set's?"
+    return exact and max(errors) == 0, max(errors), "= 0, in standard deviations", why
+
+
+# --- the model, before training ---
+
+
+@check("loss at init")
+def check_loss_at_init(pipeline: Pipeline):
+    """An untrained network must not prefer a class: the loss is about ln C."""
+    batches = [(logits_of(pipeline.model, images), labels) for images, labels in serve(pipeline, 4)]
+    num_classes = batches[0][0].shape[1]
+    off = statistics.mean(pipeline.loss(*batch).item() for batch in batches) - math.log(num_classes)
+    why = "the inputs or the head are too large, or the loss is not the mean cross-entropy of logits"
+    return abs(off) < 0.4, off, f"within 0.4 of ln {num_classes}", why
+
+
+@check("zero head")
+def check_zero_head(pipeline: Pipeline):
+    """With a head of zeros all classes are equally likely, and the loss is ln C to the last digit."""
+    images, labels = training_batch(pipeline, BATCH_SIZE - 3)  # not the batch size that a loss might take for granted
+    num_classes = logits_of(pipeline.model, images).shape[1]
+    redraw_head(pipeline.model, num_classes, 0.0)
+    off = pipeline.loss(logits_of(pipeline.model, images), labels).item() - math.log(num_classes)
+    why = "the loss is not the mean cross-entropy: is it divided by another count, or is something added?"
+    return abs(off) < 1e-5, off, f"within 1e-5 of ln {num_classes}", why
+
+
+def dependency_matrix(model: nn.Module, images: torch.Tensor, batchnorm_trains: bool = False) -> torch.Tensor:
+    """Return (N, N): the largest gradient of the logits of example i (row) with respect to image j (column).
+
+    The logits are weighted at random, because some sums of outputs are constant. The model is in training mode, its
+    BatchNorm in evaluation mode unless `batchnorm_trains`; modes are restored, buffers kept.
+    """
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(batchnorm_trains)
+    images = images.detach().clone().requires_grad_()
+    logits = model(images)
+    weights = torch.linspace(1, 2, logits.shape[1], device=logits.device)
+    weighted = logits @ weights
+    gradients = [torch.autograd.grad(weighted[i], images, retain_graph=True)[0] for i in range(len(images))]
+    return torch.stack([gradient.abs().amax((1, 2, 3)) for gradient in gradients]).cpu()
+
+
+@check("dependency")
+def check_dependency(pipeline: Pipeline):
+    """The logits of an example depend on its own image, and on no other: gradients elsewhere are exactly 0."""
+    images, _ = training_batch(pipeline, DEPENDENCY_IMAGES)
+    num_classes = logits_of(pipeline.model, images).shape[1]
+    redraw_head(pipeline.model, num_classes, 0.1)
+    matrix = dependency_matrix(pipeline.model, images)
+    leak, own = (matrix - matrix.diag().diag()).max().item(), matrix.diag().min().item()
+    why = "examples of a batch mix: look for reshape, view, or a mean over the wrong axis"
+    return leak == 0 and own > 0, leak, "= 0 on other images, > 0 on its own", why if leak else "an input has no effect"
+
+
+# --- the loop ---
+
+
+@check("tensors that move")
+def check_movement(pipeline: Pipeline):
+    """Three steps change every trainable tensor, and nothing that is frozen, BatchNorm's statistics included."""
+    before = {name: tensor.clone() for name, tensor in pipeline.model.state_dict().items()}
+    after = train_copy(pipeline, serve(pipeline, 3)).state_dict()
+    must, must_not = sort_tensors(pipeline.model)
+    stuck = [name for name in must if torch.equal(before[name], after[name]) or not after[name].isfinite().all()]
+    moved = [name for name in must_not if not torch.equal(before[name], after[name])]
+    why = "; ".join(f"{what}: {', '.join(names)}" for what, names in (("stuck", stuck), ("frozen", moved)) if names)
+    return not stuck and not moved, len(stuck + moved), "no tensor that does otherwise", why
+
+
+def sort_tensors(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Return the names of the tensors that training must change, and of those that it must leave alone."""
+    parameters = dict(model.named_parameters())
+    must = [name for name, p in parameters.items() if p.requires_grad]
+    must_not = [name for name, p in parameters.items() if not p.requires_grad]
+    for prefix, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            must_not += [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)]
+    return must, must_not
+
+
+class GradientRecorder(torch.optim.Optimizer):
+    """An optimizer that steps nowhere and keeps the gradient it was given at each step."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__([p for p in model.parameters() if p.requires_grad], {"lr": 0.0})
+        self.seen: list[torch.Tensor] = []
+
+    def step(self, closure=None) -> None:
+        gradients = [p.grad.flatten() for p in self.param_groups[0]["params"] if p.grad is not None]
+        self.seen.append(torch.cat(gradients).clone())
+
+
+@check("fresh gradients")
+def check_fresh_gradients(pipeline: Pipeline):
+    """The same batch at the same weights has the same gradient at every step: nothing is carried over."""
+    recorder, batch = GradientRecorder(remove_dropout(pipeline.model)), training_batch(pipeline)
+    for _ in range(2):
+        pipeline.train_epoch(pipeline.model, [batch, batch], recorder, loss=pipeline.loss)
+    first, count = recorder.seen[0], len(recorder.seen)
+    growth = max(((g - first).norm() / first.norm()).item() for g in recorder.seen)
+    why = "gradients add up: call optimizer.zero_grad() at every step" if count == 4 else f"{count} steps for 4 batches"
+    return growth < 1e-3 and count == 4, growth, "change < 0.001 from step to step", why
+
+
+@check("same seed")
+def check_seed(pipeline: Pipeline):
+    """The same seed gives the same weights to the last bit; another epoch gives another order."""
+    weights = []
+    for _ in range(2):
+        seed_everything(pipeline.seed)
+        weights.append(train_copy(pipeline, serve(pipeline, 3)).state_dict())
+    differ = sum(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    shuffled = isinstance(pipeline.train, list | tuple) or not same_order(pipeline)
+    why = (
+        "something draws without the seed" if differ else "every epoch has the same order: shuffle the training images"
+    )
+    return differ == 0 and shuffled, differ, "= 0 tensors, epochs differ", why
+
+
+def same_order(pipeline: Pipeline) -> bool:
+    """Return whether the first batches of two epochs are the same."""
+    a, b = (gather(one_epoch(pipeline, epoch), BATCH_SIZE) for epoch in (0, 1))
+    return torch.equal(a[1], b[1]) and torch.equal(a[0], b[0])
+
+
+# --- the model, trained for a few steps ---
+
+
+@check("overfit a batch")
+def check_overfit(pipeline: Pipeline):
+    """A fixed batch of a few images is learned by heart, by cross-entropy and in training mode."""
+    images, labels = training_batch(pipeline, OVERFIT_IMAGES)
+    model = remove_dropout(pipeline.model)
+    optimizer = pipeline.make_optimizer(model)
+    for _ in range(0, OVERFIT_STEPS, 10):
+        found = training_loss(model, images, labels)
+        if found.loss < 0.01 and found.accuracy == 1:
+            break
+        pipeline.train_epoch(model, [(images, labels)] * 10, optimizer, loss=pipeline.loss)
+    why = explain_floor(found, labels, model(images).shape[1])
+    return found.loss < 0.01 and found.accuracy == 1, found.loss, f"< 0.01, all right, in {OVERFIT_STEPS} steps", why
+
+
+def explain_floor(found: metrics.Sums, labels: torch.Tensor, num_classes: int) -> str:
+    """Return what a loss that no longer falls is known to come from."""
+    shares = torch.bincount(labels).float() / len(labels)
+    entropy = -torch.special.xlogy(shares, shares).sum().item()
+    floors = {
+        "ln C: nothing was learned": math.log(num_classes),
+        "ln(e + C - 1) - 1: a softmax before the cross-entropy": math.log(math.e + num_classes - 1) - 1,
+        "the entropy of the labels: images and labels do not stay together": entropy,
+    }
+    near = [cause for cause, floor in floors.items() if abs(found.loss - floor) < 0.02]
+    if near:
+        return f"stuck at {near[0]}"
+    dead = found.loss_sum / math.log(num_classes)  # images that stay at ln C while the others reach 0
+    if dead > 0.5 and abs(dead - round(dead)) < 0.1:
+        return f"{round(dead)} of {found.count} images stay at ln C: is there a ReLU on the logits?"
+    return f"accuracy {found.accuracy:.0%} after {OVERFIT_STEPS} steps"
+
+
+@check("beats blind")
+def check_baselines(pipeline: Pipeline):
+    """Trained on images it beats itself trained on zeros and on shuffled labels, on validation.
+
+    It stops as soon as the difference is four standard errors.
+    """
+    for scores in itertools.islice(baseline_scores(pipeline), BASELINE_ROUNDS):
+        blind = max(scores["zero images"], scores["shuffled labels"])
+        margin = 4 * math.sqrt(2 * max(blind, 0.01) * (1 - blind) / BASELINE_IMAGES)
+        if scores["real"] - blind > margin:
+            break
+    why = "what it learns does not carry over to val: do images and labels belong together, in both?"
+    return scores["real"] - blind > margin, scores["real"] - blind, f"> {margin:.3f} of accuracy", why
+
+
+def baseline_scores(pipeline: Pipeline, steps: int = BASELINE_STEPS) -> Iterator[dict[str, float]]:
+    """Yield validation accuracies after every `steps` steps: on the data as it is, on zeros, on shuffled labels."""
+    images, labels = gather(pipeline.val, BASELINE_IMAGES)
+    models = {name: copy.deepcopy(pipeline.model) for name in SPOILED}
+    optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}
+    endless = serve(pipeline, None)
+    while True:
+        pool, scores = list(itertools.islice(endless, steps)), {}
+        for name, (spoil_images, spoil_labels) in SPOILED.items():
+            batches = [(spoil_images(x), spoil_labels(y)) for x, y in pool]
+            pipeline.train_epoch(models[name], batches, optimizers[name], loss=pipeline.loss)
+            scores[name] = pipeline.evaluate(models[name], [(spoil_images(images), labels)]).accuracy
+        yield scores
+
+
+def keep(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the argument."""
+    return tensor
+
+
+def shuffle(labels: torch.Tensor) -> torch.Tensor:
+    """Return the labels of a batch in random order."""
+    return labels[torch.randperm(len(labels)).to(labels.device)]
+
+
+SPOILED = {"real": (keep, keep), "zero images": (torch.zeros_like, keep), "shuffled labels": (keep, shuffle)}
+
+
+@check("capacity")
+def check_capacity(pipeline: Pipeline):
+    """With equal steps on the same images, a wider network reaches a lower training loss."""
+    if pipeline.build is None:
+        raise NotApplicable("pass build=, a function from a width factor to a model")
+    losses = capacity_losses(pipeline)
+    drop = min(a - b for a, b in itertools.pairwise(losses))
+    why = "more units do not help: is the width passed on, is there a bottleneck?"
+    return drop > 0.01, drop, "> 0.01 lower at every step up", why
+
+
+def capacity_losses(pipeline: Pipeline, widths: Iterable[float] = CAPACITY_WIDTHS) -> list[float]:
+    """Return the training loss of models of growing width after equal steps on the same images."""
+    pool = list(serve(pipeline, CAPACITY_BATCHES))
+    whole = gather(pool, CAPACITY_BATCHES * BATCH_SIZE)
+    losses = []
+    for width in widths:
+        batches = itertools.islice(itertools.cycle(pool), CAPACITY_STEPS)
+        model = train_copy(pipeline, batches, pipeline.build(width).to(device_of(pipeline.model)))
+        losses.append(training_loss(model, *whole).loss)
+    return losses
+
+
+# --- the evaluation ---
+
+
+@check("evaluation agrees")
+def check_evaluation(pipeline: Pipeline):
+    """The result does not depend on the batch size, on the order, or on when it is asked for."""
+    images, labels = gather(pipeline.val, EVALUATION_IMAGES)
+    whole = pipeline.evaluate(pipeline.model, [(images, labels)])
+    ways = [list(zip(images.split(size), labels.split(size), strict=True)) for size in (1, 7)]
+    others = [pipeline.evaluate(pipeline.model, way) for way in (*ways, [(images.flip(0), labels.flip(0))])]
+    off = max(abs(other.loss / whole.loss - 1) for other in others)
+    same_hits = all(abs(other.accuracy - whole.accuracy) < 0.5 / len(labels) for other in others)
+    same_images = torch.equal(images, gather(pipeline.val, EVALUATION_IMAGES)[0])
+    why = "look for train mode, a mean of batch means, or a batch that mixes"
+    why = why if same_images else "validation images change from pass to pass: are they augmented?"
+    return off < 1e-4 and same_hits and same_images, off, "loss differs < 0.01 %, same hits", why
+
+
+@check("evaluation, no trace")
+def check_no_trace(pipeline: Pipeline):
+    """Evaluation leaves modes, buffers and gradients as they were, also when a batch raises in the middle."""
+    model, batch = pipeline.model.train(), gather(pipeline.val, DEPENDENCY_IMAGES)
+    modules = list(model.modules())
+    modules[-1].eval()
+    before = [module.training for module in modules], state_digest(model)
+    left = []
+    for what, batches in (("afterwards", [batch]), ("after an error in a batch", failing(batch))):
+        with suppress(BrokenBatch):
+            pipeline.evaluate(model, batches)
+        if ([module.training for module in modules], state_digest(model)) != before:
+            left.append(what)
+    why = f"modes, buffers or gradients differ {' and '.join(left)}: restore them in a finally clause"
+    return not left, len(left), "no difference", why
+
+
+class BrokenBatch(Exception):
+    """Raised by `failing`, and caught."""
+
+
+def failing(batch: Batch) -> Iterator[Batch]:
+    """Yield one batch, then raise."""
+    yield batch
+    raise BrokenBatch
+
+
+def state_digest(model: nn.Module) -> str:
+    """Return what identifies the weights, buffers and gradients of a model."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return hash_tensors([*model.state_dict().values(), *gradients])
+
+
+# --- all of them ---
+
+
+# Cheap and telling ones first: whoever reads the table from the top mends the first failure first.
+CHECKS: tuple[Callable[[Pipeline], Check], ...] = (
+    check_batches,
+    check_round_trip,
+    check_loss_at_init,
+    check_zero_head,
+    check_dependency,
+    check_movement,
+    check_fresh_gradients,
+    check_seed,
+    check_overfit,
+    check_baselines,
+    check_capacity,
+    check_evaluation,
+    check_no_trace,
+)
+
+
+def run_checks(
+    model: nn.Module,
+    data: tuple[Iterable[Batch], Iterable[Batch]],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = metrics.cross_entropy,
+    **parts,
+) -> list[Check]:
+    """Run every check on a model of one's own, print one row each as it finishes, and return them.
+
+    Args:
+        data: training and validation batches, as `data.make_batches` returns them or as two lists of batches.
+        parts: other parts of the `Pipeline` that are one's own: make_optimizer, train_epoch, evaluate, build, seed.
+
+    Raises:
+        ValueError: model and batches are on different devices.
+    """
+    pipeline = Pipeline(model, *data, loss, **parts)
+    where = gather(pipeline.val, 1)[0].device
+    require(where.type == device_of(model).type, "model", str(device_of(model)), f"batches are on {where}: move one")
+    found = []
+    for run in CHECKS:
+        found.append(run(pipeline))
+        print(found[-1], flush=True)
+    return found

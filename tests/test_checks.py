@@ -1,0 +1,241 @@
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from small import stand_in_split
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from cifar_helpers import checks, mutants
+from cifar_helpers.augment import Normaliser
+from cifar_helpers.checks import CHECKS, Check, Pipeline, dependency_matrix, run_checks
+from cifar_helpers.data import Batches, make_batches
+from cifar_helpers.models import make_model
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Batches, Batches]:
+    return make_batches(stand_in_split(4000, 10, "train"), stand_in_split(1000, 10, "val"), "cpu")
+
+
+def good_pipeline(name: str, data: tuple[Batches, Batches]) -> Pipeline:
+    build = lambda width: make_model(name, 10, width=width)  # noqa: E731
+    return Pipeline(build(1 / 8), *data, build=build)
+
+
+@pytest.fixture(scope="module")
+def mlp(data) -> Pipeline:
+    return good_pipeline("mlp", data)
+
+
+@pytest.fixture(scope="module")
+def matrix(mlp):
+    return mutants.run_matrix(mlp)
+
+
+# --- the matrix: what catches what ---
+
+
+def test_the_good_twin_passes_every_check(matrix):
+    assert [found for found in matrix["good"].values() if not found.passed] == []
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_every_bug_is_caught_by_the_check_made_for_it(matrix, mlp, mutant):
+    if mutant not in mutants.possible_mutants(mlp.model):
+        pytest.skip(f"an MLP has no {mutant.needs.__name__}")
+    assert mutant.caught_by in mutants.caught_by(matrix[mutant.name])
+
+
+@pytest.mark.parametrize("number", range(len(CHECKS)), ids=lambda number: CHECKS[number].__name__)
+def test_every_check_catches_a_bug_that_no_other_sees(matrix, number):
+    name = list(matrix["good"])[number]
+    assert [bug for bug, verdicts in matrix.items() if mutants.caught_by(verdicts) == [name]], f"{name} can go"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cnn", "cnn_bn"])
+def test_the_matrix_of_convolutional_networks(data, name):
+    good = good_pipeline(name, data)
+    found = {bug: mutants.caught_by(verdicts) for bug, verdicts in mutants.run_matrix(good).items()}
+    assert found.pop("good") == []
+    for mutant in mutants.possible_mutants(good.model):
+        assert mutant.caught_by in found[mutant.name], (mutant.name, found[mutant.name])
+    assert ("frozen BatchNorm still counts" in found) == (name == "cnn_bn")
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_bn"])
+def test_convolutional_networks_pass(data, name, capsys):
+    good = good_pipeline(name, data)
+    assert all(found.passed for found in run_checks(good.model, data, build=good.build))
+    assert capsys.readouterr().out.count("passed") == len(CHECKS)
+
+
+# --- they leave no trace ---
+
+
+def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
+    """Return all that a check might have touched, as values that can be compared."""
+    return [
+        [(name, checks.hash_tensors([tensor])) for name, tensor in model.state_dict().items()],
+        [module.training for module in model.modules()],
+        [p.requires_grad for p in model.parameters()],
+        [None if p.grad is None else checks.hash_tensors([p.grad]) for p in model.parameters()],
+        [[checks.hash_tensors([v]) for v in state.values() if v is not None] for state in optimizer.state.values()],
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    ]
+
+
+@pytest.mark.parametrize("run", CHECKS, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("bug", [None, "labels are floats"])
+def test_a_check_leaves_model_modes_randomness_and_optimizer_alone(data, run, bug):
+    net = [nn.Flatten(), nn.Linear(3 * 32**2, 16), nn.BatchNorm1d(16), nn.Dropout(), nn.Linear(16, 10)]
+    model = nn.Sequential(*net).train()
+    model[2].eval()
+    model[1].bias.requires_grad_(False)
+    good = Pipeline(model, *data, build=lambda width: copy.deepcopy(model))
+    plants = {mutant.name: mutant.plant for mutant in mutants.MUTANTS}
+    pipeline = plants[bug](good) if bug else good
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    before = everything(model, optimizer)
+    run(pipeline)
+    assert everything(model, optimizer) == before
+
+
+def test_the_dependency_matrix_shows_what_batchnorm_leaks_and_restores_it():
+    model = make_model("cnn_bn", width=1 / 8).eval()
+    before = copy.deepcopy(model.state_dict())
+    images = torch.randn(5, 3, 32, 32)
+    assert dependency_matrix(model, images).fill_diagonal_(0).max() == 0
+    assert dependency_matrix(model, images, batchnorm_trains=True).min() > 0
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+# --- the reader's own parts ---
+
+
+class OwnNet(nn.Module):
+    """A network with dropout, without a linear head and without a spec."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(16, 32, 3))
+        self.score = nn.Conv2d(32, num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.score(self.features(images).relu()).amax((2, 3))
+
+
+def own_loop(model, batches, optimizer, loss):
+    model.train()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss(model(images), labels).backward()
+        optimizer.step()
+
+
+def as_tensors(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def test_a_model_a_loop_and_a_data_loader_of_ones_own(data, capsys):
+    loaders = [
+        DataLoader(TensorDataset(*as_tensors(part)), 200, shuffle=s) for part, s in zip(data, (1, 0), strict=True)
+    ]
+    found = {c.name: c for c in run_checks(OwnNet(), loaders, nn.CrossEntropyLoss(), train_epoch=own_loop)}
+    assert [c.name for c in found.values() if c.passed is None] == ["round trip", "capacity"]
+    assert [c for c in found.values() if c.passed is False] == []
+    assert "not run  capacity" in capsys.readouterr().out
+    assert "build=" in found["capacity"].why
+
+
+def test_two_lists_of_batches_keep_their_order(data):
+    lists = [list(part) for part in data]
+    assert checks.check_seed(Pipeline(make_model("mlp", width=1 / 8), *lists)).passed
+
+
+class Doubled(nn.Module):
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.cat([scores, -scores], dim=1)
+
+
+def test_a_network_without_a_head_is_told_so(data):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32**2, 5), Doubled())
+    found = checks.check_zero_head(Pipeline(model, *data))
+    assert found.passed is None
+    assert "no layer has 10 rows" in found.why
+
+
+def test_model_and_batches_on_two_devices_are_named(data):
+    with pytest.raises(ValueError, match="batches are on cpu"):
+        run_checks(make_model("linear").to("meta"), data)
+
+
+def test_no_batch_is_named():
+    with pytest.raises(ValueError, match="at least one batch"):
+        run_checks(make_model("linear"), ([], []))
+
+
+def test_what_the_pipeline_raises_is_a_finding(data):
+    found = checks.check_loss_at_init(Pipeline(make_model("linear", image_size=16), *data))
+    assert found.passed is False
+    assert "RuntimeError" in found.why
+
+
+# --- what a failure says ---
+
+
+@pytest.mark.parametrize(
+    ("bug", "words"),
+    [
+        ("softmax before the loss", "a softmax before the cross-entropy"),
+        ("optimizer of a copy", "ln C: nothing was learned"),
+        ("labels shuffled at each step", "the entropy of the labels"),
+        ("ReLU on the logits", "images stay at ln C: is there a ReLU on the logits?"),
+    ],
+)
+def test_the_floor_of_a_stuck_loss_is_explained(matrix, bug, words):
+    assert words in matrix[bug]["overfit a batch"].why
+
+
+@pytest.mark.parametrize(
+    ("bug", "check", "words"),
+    [
+        ("levels 0 to 255", "batch contract", "train: images have mean"),
+        ("channels last into an MLP", "batch contract", "(64, 32, 32, 3), expected (B, 3, H, W)"),
+        ("labels count from 1", "batch contract", "labels run from 1 to 10, expected 0 to 9"),
+        ("labels are floats", "batch contract", "expected torch.float32 and torch.int64"),
+        ("optimizer lacks a layer", "tensors that move", "stuck: 1.weight, 1.bias"),
+        ("val is augmented", "evaluation agrees", "are they augmented?"),
+        ("train() not in finally", "evaluation, no trace", "after an error in a batch"),
+        ("every epoch in one order", "same seed", "shuffle the training images"),
+        ("order without the seed", "same seed", "draws without the seed"),
+    ],
+)
+def test_a_failure_says_what_to_look_for(matrix, bug, check, words):
+    assert words in matrix[bug][check].why
+    assert words in str(matrix[bug][check])
+
+
+def test_a_loader_sorted_by_class_is_named():
+    split = stand_in_split(400, 10, "train")
+    ordered = split.select(split.labels.argsort())
+    batches = [(Normaliser.fit(split)(ordered.images), ordered.labels)]
+    found = checks.check_batches(Pipeline(make_model("linear"), batches, batches))
+    assert "is the order shuffled?" in found.why
+
+
+def test_a_check_is_one_row():
+    row = str(Check("loss at init", False, 1.25, "within 0.4 of ln 10", "the head is too large"))
+    assert row.split("  ")[0] == "FAILED"
+    assert "\n" not in row
+    assert "the head is too large" in row
+    assert "the head" not in str(Check("loss at init", True, 0.25, "within 0.4 of ln 10", "the head is too large"))
