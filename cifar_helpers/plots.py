@@ -9,6 +9,7 @@ import numpy as np
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 PALETTE = sns.color_palette("colorblind")
@@ -235,10 +236,100 @@ def plot_accuracy_by_ratio(
 def plot_curve(
     x: Sequence[float], curves: Mapping[str, Sequence[float]], ax: Axes | None = None, **labels: str
 ) -> Axes:
-    """Draw named curves over `x`; further keywords (title, xlabel, ylabel, xscale) go to the axes."""
+    """Draw named curves over `x`; further keywords (title, xlabel, ylabel, xscale) go to the axes.
+
+    Values of shape (len(x), R) are R repetitions: their mean as a line, from the smallest to the largest as a band.
+    """
     ax = ax or plt.gca()
+    marker = "o" if len(x) <= 30 else None
     for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        ax.plot(x, values, "o-", ms=4, color=colour, label=name)
+        repeated = np.asarray(values, dtype=float).reshape(len(x), -1)
+        ax.plot(x, repeated.mean(1), marker=marker, ms=4, color=colour, label=name)
+        if repeated.shape[1] > 1:
+            ax.fill_between(x, repeated.min(1), repeated.max(1), color=colour, alpha=0.2, linewidth=0)
     ax.set(**labels)
     ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def plot_initial_losses(
+    losses: Mapping[str, float], wrong: Sequence[str], num_classes: int, title: str, ax: Axes | None = None
+) -> Axes:
+    """Draw the loss of untrained networks as bars, those named in `wrong` in red, with ln C as a line."""
+    ax = ax or plt.gca()
+    colours = [PALETTE[3] if name in wrong else PALETTE[0] for name in losses]
+    ax.barh(list(losses), list(losses.values()), color=colours)
+    for i, value in enumerate(losses.values()):
+        ax.text(value, i, f" {value:.3f}", va="center", size=8)
+    ax.axvline(math.log(num_classes), label=f"ln {num_classes} = {math.log(num_classes):.3f}", **REFERENCE)
+    ax.set(xlabel="cross-entropy before training (nats)", title=title, xlim=(0, 1.15 * max(losses.values())))
+    ax.invert_yaxis()
+    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    return ax
+
+
+def plot_prediction_strip(
+    steps: Sequence[int],
+    probabilities: torch.Tensor,
+    names: Sequence[str],
+    label: int,
+    title: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how the probabilities (T, C) that a network gives to one image change over T steps; its label is marked."""
+    ax = ax or plt.gca()
+    extent = (steps[0], steps[-1], len(names) - 0.5, -0.5)
+    ax.imshow(
+        probabilities.T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest"
+    )
+    ax.set_yticks(range(len(names)), names, size=6)
+    ax.get_yticklabels()[label].set(color=PALETTE[3], weight="bold")
+    ax.tick_params(length=0)
+    ax.set(title=title, xlabel="step", ylabel="class")
+    return ax
+
+
+def plot_dependencies(matrix: torch.Tensor, title: str, ax: Axes | None = None) -> Axes:
+    """Draw gradients (N, N) of the logits of one example (row) by the image of another (column); exact zeros white."""
+    ax = ax or plt.gca()
+    logarithms = torch.where(matrix > 0, matrix, torch.nan).log10()
+    sns.heatmap(
+        logarithms.numpy(), cmap="viridis", square=True, linewidths=0.5, linecolor="0.85", ax=ax, vmin=-3, vmax=0,
+        cbar_kws={"label": "log10 of the largest gradient", "shrink": 0.8, "extend": "both"},
+    )  # fmt: skip
+    ax.set(title=title, xlabel="image", ylabel="logits of example")
+    ax.tick_params(length=0)
+    return ax
+
+
+def plot_verdicts(
+    failed: Mapping[str, Sequence[str]],
+    checks: Sequence[str],
+    made_for: Mapping[str, str],
+    title: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw which checks (columns) fail on which bug (rows).
+
+    Args:
+        failed: the name of each bug to the names of the checks that fail.
+        made_for: the name of each bug to the check that is made for it, drawn darker.
+    """
+    ax = ax or plt.gca()
+    shades = {"not seen": "0.96", "seen as well": sns.desaturate(PALETTE[0], 0.5), "seen by its check": PALETTE[3]}
+    values = [[(c in seen) * (1 + (made_for.get(bug) == c)) for c in checks] for bug, seen in failed.items()]
+    rgb = np.array([[to_rgb(list(shades.values())[v]) for v in row] for row in values])
+    ax.imshow(rgb, aspect="auto")
+    ax.set_xticks(range(len(checks)), checks, rotation=40, ha="left", size=8)
+    ax.set_yticks(range(len(failed)), list(failed), size=8)
+    ax.xaxis.tick_top()
+    ax.set_xticks(np.arange(len(checks) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(failed) + 1) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1.5)
+    ax.tick_params(which="both", length=0)
+    ax.spines[:].set_visible(False)
+    for name, colour in shades.items():
+        ax.bar(0, 0, color=colour, label=name)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.02), ncols=3, frameon=False, fontsize=8)
+    ax.set(title=title, xlabel="check", ylabel="bug", xlim=(-0.5, len(checks) - 0.5), ylim=(len(failed) - 0.5, -0.5))
     return ax

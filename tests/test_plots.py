@@ -25,6 +25,11 @@ DRAW = {
     ),
     "ratio": lambda ax: plots.plot_accuracy_by_ratio(torch.rand(50), torch.rand(50) > 0.5, 0.8, "t", ax=ax),
     "curve": lambda ax: plots.plot_curve([1, 2], {"a": [1, 2]}, ax, title="t", xlabel="x", ylabel="y"),
+    "band": lambda ax: plots.plot_curve([1, 2], {"a": [[1, 2], [3, 5]]}, ax, title="t", xlabel="x", ylabel="y"),
+    "initial losses": lambda ax: plots.plot_initial_losses({"a": 2.3, "b": 9.0}, ["b"], 10, "t", ax),
+    "strip": lambda ax: plots.plot_prediction_strip([0, 5], torch.rand(2, 4), NAMES, 1, "t", ax),
+    "dependencies": lambda ax: plots.plot_dependencies(torch.eye(4), "t", ax),
+    "verdicts": lambda ax: plots.plot_verdicts({"a": [], "b": ["d"]}, ["c", "d"], {"b": "d"}, "t", ax),
 }
 
 
@@ -51,7 +56,7 @@ def test_axes_are_labelled(name):
     _, ax = plt.subplots()
     DRAW[name](ax)
     assert ax.get_xlabel()
-    assert ax.get_ylabel() or name == "accuracies"
+    assert ax.get_ylabel() or name in ("accuracies", "initial losses")
 
 
 def test_every_pixel_of_a_grid_is_the_images():
@@ -80,6 +85,21 @@ def test_curves_show_chance_and_ln_c():
     assert loss.lines[2].get_ydata()[0] == pytest.approx(2.302585)
     assert accuracy.lines[2].get_ydata()[0] == 10
     assert list(accuracy.lines[1].get_ydata()) == pytest.approx([15, 30, 45])
+
+
+def test_repetitions_are_a_mean_and_a_band():
+    _, ax = plt.subplots()
+    DRAW["band"](ax)
+    assert list(ax.lines[0].get_ydata()) == [1.5, 4]
+    assert ax.collections[0].get_datalim(ax.transData).intervaly.tolist() == [1, 5]
+
+
+def test_the_check_made_for_a_bug_has_a_colour_of_its_own():
+    _, ax = plt.subplots()
+    plots.plot_verdicts({"a": [], "b": ["c", "d"]}, ["c", "d"], {"b": "d"}, "t", ax)
+    cells = ax.images[0].get_array()
+    assert tuple(cells[1, 1]) == pytest.approx(plots.PALETTE[3])
+    assert len({tuple(cell) for row in cells for cell in row}) == 3
 
 
 def test_style_is_set_only_when_asked_for():
