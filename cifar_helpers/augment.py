@@ -113,6 +113,13 @@ def reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
 
+def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return images (N, C, H, W) whose pixels stand elsewhere: one random permutation of places for all of them."""
+    height, width = images.shape[-2:]
+    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    return images.flatten(2)[:, :, places].view_as(images)
+
+
 def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:
     """Return a picture as uint8 (3, size, size): upright, its centre square, scaled with antialiasing.
 

@@ -119,7 +119,7 @@ QUICK = Budget(
     "quick",
     train_images=10_000,
     eval_images=2_000,
-    epochs=3,
+    epochs=4,
     seeds=1,
     max_steps=300,
     reference_images=10_000,

@@ -59,6 +59,17 @@ def per_class_accuracy(confusion: torch.Tensor) -> torch.Tensor:
     return confusion.diag().double() / confusion.sum(1).double()
 
 
+def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int, int]]:
+    """Return the k pairs of classes that are confused most, as (a, b, count of a called b, count of b called a).
+
+    The first of a pair is the one mistaken more often; equal sums keep the order of the classes.
+    """
+    both = torch.triu(confusion + confusion.T, diagonal=1).flatten()
+    pairs = [divmod(int(i), len(confusion)) for i in both.argsort(descending=True, stable=True)[:k]]
+    ordered = [(a, b) if confusion[a, b] >= confusion[b, a] else (b, a) for a, b in pairs]
+    return [(a, b, int(confusion[a, b]), int(confusion[b, a])) for a, b in ordered]
+
+
 def coarse_logits(logits: torch.Tensor, fine_to_coarse: torch.Tensor) -> torch.Tensor:
     """Return logits of superclasses (N, S): the log of the summed probabilities of their fine classes."""
     log_p = logits.float().log_softmax(1)

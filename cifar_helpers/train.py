@@ -8,9 +8,9 @@ import hashlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -155,10 +155,11 @@ def fit(
     checkpoint: str | Path | None = None,
     device: str | torch.device | None = None,
     force: bool = False,
+    verbose: bool = True,
 ) -> RunRecord:
     """Train `model` in place, leave it with its best weights by validation, and return the record of the run.
 
-    Prints one line per epoch, with a bar in a terminal. What is random depends on (config.seed, epoch) alone, so a
+    What is random depends on (config.seed, epoch) alone, so a
     run that was killed and resumes from its checkpoint ends with the same bits as one that was not.
 
     Args:
@@ -167,6 +168,7 @@ def fit(
         val: batches for choosing the best epoch; never the test split.
         checkpoint: file to save after every epoch and to resume from. A finished one is loaded, not trained again.
         force: resume although code, machine or versions differ; the record says which.
+        verbose: print one line per epoch.
 
     Raises:
         ValueError: the arguments do not fit together; no step was taken.
@@ -188,9 +190,49 @@ def fit(
         while not run.is_over(history):
             history.append(run.train_one_epoch(history, name))
             run.save(history)
-            print(epoch_line(name, history, run.epochs), flush=True)
+            if verbose:
+                print(epoch_line(name, history, run.epochs), flush=True)
     model.load_state_dict(run.best_weights)
     return run.record(name, history)
+
+
+def sweep(
+    configs: Mapping[str, TrainConfig],
+    build: Callable[[TrainConfig], nn.Module],
+    train: Iterable[Batch],
+    val: Iterable[Batch],
+    *,
+    seeds: Iterable[int] = (0,),
+    checkpoint: Callable[[str], Path] | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, list[RunRecord | None]]:
+    """Fit every configuration with every seed on equal budgets, and return the records by name; None: it diverged.
+
+    Prints one line per run.
+
+    Args:
+        configs: names to configurations of the same epochs, max_steps and patience.
+        build: a configuration to its network; `seed` is one of `seeds` then.
+        checkpoint: a name to the path of a checkpoint, as `Workspace.checkpoint` is; a killed sweep then resumes.
+
+    Raises:
+        ValueError: the budgets differ; nothing was trained.
+    """
+    budgets = {(config.epochs, config.max_steps, config.patience) for config in configs.values()}
+    if len(budgets) > 1:
+        raise ValueError(f"a sweep compares equal budgets, and (epochs, max_steps, patience) are {sorted(budgets)}")
+    records: dict[str, list[RunRecord | None]] = {name: [] for name in configs}
+    for (name, config), seed in itertools.product(configs.items(), seeds):
+        label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
+        options = {"name": label, "checkpoint": checkpoint and checkpoint(label), "device": device, "verbose": False}
+        try:
+            records[name].append(fit(build(seeded), train, val, seeded, **options))
+        except TrainingDiverged as error:
+            records[name].append(None)
+            print(f"{label}: {error}", flush=True)
+        else:
+            print(records[name][-1], flush=True)
+    return records
 
 
 class Run:

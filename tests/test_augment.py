@@ -4,7 +4,7 @@ from scipy.stats import chisquare
 from small import random_split
 from torch.nn.functional import pad
 
-from cifar_helpers.augment import Flip, Normaliser, PadCrop, augment_batch
+from cifar_helpers.augment import Flip, Normaliser, PadCrop, augment_batch, permute_pixels
 from cifar_helpers.runtime import make_generator
 
 IMAGES = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -110,3 +110,13 @@ def test_normalised_images_come_back_exactly(memory):
     expected = (levels / 255 - torch.tensor(normaliser.mean).view(3, 1, 1)) / torch.tensor(normaliser.std).view(3, 1, 1)
     assert torch.allclose(encoded, expected, atol=1e-5)
     assert torch.equal(normaliser.inverse(encoded), levels)
+
+
+def test_permuted_pixels_are_the_same_pixels_in_one_other_order_for_all_images():
+    images = torch.arange(2 * 3 * 16, dtype=torch.uint8).view(2, 3, 4, 4)
+    permuted = permute_pixels(images, seed=0)
+    places = permuted[0, 0].flatten().long()
+    assert sorted(places.tolist()) == list(range(16)) != places.tolist()
+    assert torch.equal(permuted, images.flatten(2)[:, :, places].view_as(images))
+    assert torch.equal(permuted, permute_pixels(images, seed=0))
+    assert not torch.equal(permuted, permute_pixels(images, seed=1))

@@ -5,6 +5,7 @@ import torch
 
 from cifar_helpers.metrics import (
     coarse_logits,
+    confused_pairs,
     confusion_matrix,
     cross_entropy,
     per_class_accuracy,
@@ -56,3 +57,9 @@ def test_a_superclass_has_the_probability_of_its_members():
     probabilities = LOGITS.softmax(1)
     assert torch.allclose(found[:, 0], probabilities[:, 0] + probabilities[:, 2])
     assert torch.allclose(found.sum(1), torch.ones(4))
+
+
+def test_confused_pairs_are_counted_both_ways_and_ordered():
+    confusion = torch.tensor([[9, 2, 0], [5, 9, 1], [1, 1, 9]])
+    assert confused_pairs(confusion, 2) == [(1, 0, 5, 2), (1, 2, 1, 1)]
+    assert len(confused_pairs(confusion, 3)) == 3

@@ -25,6 +25,7 @@ from cifar_helpers.train import (
     final_test,
     fit,
     predict,
+    sweep,
     train_epoch,
 )
 
@@ -500,6 +501,48 @@ def test_cuda_trains_in_every_format_and_resumes_with_the_same_bits(tmp_path, pr
     cut_short(path, 2, config, monkeypatch, device="cuda")
     fit(resumed, *small_batches(device="cuda"), config, checkpoint=path)
     assert equal_weights(resumed, whole)
+
+
+# --- sweeps ---
+
+
+def sweep_nets(config: TrainConfig) -> nn.Module:
+    torch.manual_seed(config.seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+
+
+def test_a_sweep_is_fit_for_every_configuration_and_seed(capsys):
+    configs = {f"lr {lr}": dataclasses.replace(TINY, lr=lr, epochs=2) for lr in (0.01, 0.1)}
+    records = sweep(configs, sweep_nets, *small_batches(), seeds=(0, 3))
+    assert list(records) == ["lr 0.01", "lr 0.1"]
+    alone = fit(sweep_nets(configs["lr 0.1"]), *small_batches(), configs["lr 0.1"], verbose=False)
+    assert records["lr 0.1"][0].run_hash == alone.run_hash
+    assert records["lr 0.1"][0].val_loss == alone.val_loss
+    assert [record.config["seed"] for record in records["lr 0.1"]] == [0, 3]
+    assert records["lr 0.1"][1].val_loss != alone.val_loss
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_a_run_of_a_sweep_that_diverges_is_none_and_the_others_go_on(capsys):
+    configs = {f"{lr:g}": dataclasses.replace(TINY, lr=lr) for lr in (1e38, 0.05)}
+    records = sweep(configs, sweep_nets, *small_batches())
+    assert records["1e+38"] == [None]
+    assert records["0.05"][0].val_accuracy > 0.5
+    assert "not finite" in capsys.readouterr().out
+
+
+def test_a_sweep_of_unequal_budgets_is_refused():
+    configs = {"short": TINY, "long": dataclasses.replace(TINY, epochs=9)}
+    with pytest.raises(ValueError, match="equal budgets"):
+        sweep(configs, sweep_nets, *small_batches())
+
+
+def test_a_sweep_resumes_where_it_was_killed(tmp_path, capsys):
+    configs = {"a": TINY, "b": dataclasses.replace(TINY, lr=0.1)}
+    places = lambda name: tmp_path / f"{name}.safetensors"  # noqa: E731
+    first = sweep({"a": TINY}, sweep_nets, *small_batches(), checkpoint=places)
+    assert sweep(configs, sweep_nets, *small_batches(), checkpoint=places)["a"] == first["a"]
+    assert "trained before" in capsys.readouterr().out
 
 
 # --- the test split ---
