@@ -10,7 +10,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,8 +28,10 @@ BATCH_SIZE = 64
 OVERFIT_IMAGES, OVERFIT_STEPS = 24, 400
 BASELINE_STEPS, BASELINE_ROUNDS, BASELINE_IMAGES = 30, 6, 1000  # a round of each training; images that score it
 CAPACITY_STEPS, CAPACITY_BATCHES, CAPACITY_WIDTHS = 30, 8, (1 / 64, 1 / 16, 1 / 4)
+FEWEST_IMAGES = 200  # for a validation accuracy that means something
 EVALUATION_IMAGES = 131  # a prime, so that a batch size above 1 leaves a ragged last batch
 DEPENDENCY_IMAGES = 6
+NOT_EMPTY = "at least one batch, and again at every pass: a list, a DataLoader or data.Batches, no generator"
 
 
 # The optimizer that forgives most at the beginning of a project.
@@ -46,7 +48,7 @@ class Pipeline:
         loss: logits and labels to the mean over the batch.
         make_optimizer: the model to its optimizer.
         train_epoch: called as `train_epoch(model, batches, optimizer, loss=loss)`, takes one step per batch.
-        evaluate: called as `evaluate(model, batches)`, returns a value with `loss` and `accuracy`.
+        evaluate: called as `evaluate(model, batches)`, returns a value with `loss` and `accuracy`, a fraction.
         build: a width factor to a new model of that width; without it the capacity is not checked.
         seed: of the order of the images and of everything else that is drawn.
     """
@@ -86,17 +88,16 @@ def check(name: str) -> Callable:
     """Turn a function from a Pipeline to (passed, measured, bound, why) into one that returns a `Check`.
 
     The function gets a copy of the model and seeded random streams, so it may do as it likes. Whatever the pipeline
-    raises is a finding.
+    raises is a finding. Forward hooks of the model are copied with it and run.
     """
 
     def decorate(function: Callable) -> Callable[[Pipeline], Check]:
         @functools.wraps(function)
         def run(pipeline: Pipeline) -> Check:
-            own = replace(pipeline, model=copy.deepcopy(pipeline.model))
-            with private_randomness(device_of(pipeline.model)):
+            with private_randomness(device_of(pipeline.model)), loaders_randomness(pipeline):
                 seed_everything(pipeline.seed)
                 try:
-                    return Check(name, *function(own))
+                    return Check(name, *function(replace(pipeline, model=copy.deepcopy(pipeline.model))))
                 except NotApplicable as error:
                     return Check(name, None, math.nan, "", str(error))
                 except Exception as error:
@@ -111,8 +112,23 @@ def check(name: str) -> Callable:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where the parameters are."""
-    return next(model.parameters()).device
+    """Return where the parameters are, or raise a ValueError if there are none."""
+    parameters = list(model.parameters())
+    require(bool(parameters), "model", type(model).__name__, "a network with parameters to train")
+    return parameters[0].device
+
+
+@contextmanager
+def loaders_randomness(pipeline: Pipeline) -> Iterator[None]:
+    """Give the generators of DataLoaders and their samplers back the state that they had."""
+    holders = [x for batches in (pipeline.train, pipeline.val) for x in (batches, getattr(batches, "sampler", None))]
+    generators = [g for g in (getattr(x, "generator", None) for x in holders) if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
 
 
 def one_epoch(pipeline: Pipeline, epoch: int = 0, seed: int | None = None) -> Iterator[Batch]:
@@ -123,10 +139,19 @@ def one_epoch(pipeline: Pipeline, epoch: int = 0, seed: int | None = None) -> It
     return ((images[:BATCH_SIZE], labels[:BATCH_SIZE]) for images, labels in batches)
 
 
-def serve(pipeline: Pipeline, steps: int | None) -> Iterator[Batch]:
-    """Yield `steps` training batches over as many epochs as it takes; None never ends."""
-    epochs = (one_epoch(pipeline, epoch) for epoch in itertools.count())
-    return itertools.islice(itertools.chain.from_iterable(epochs), steps)
+def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
+    """Return `steps` training batches over as many epochs as it takes."""
+    return itertools.islice(endless(pipeline), steps)
+
+
+def endless(pipeline: Pipeline) -> Iterator[Batch]:
+    """Yield the training batches of one epoch after the other, or raise a ValueError when an epoch has none."""
+    for epoch in itertools.count():
+        empty = True
+        for batch in one_epoch(pipeline, epoch):
+            empty = False
+            yield batch
+        require(not empty, "train", "no batch", NOT_EMPTY)
 
 
 def gather(batches: Iterable[Batch], count: int) -> Batch:
@@ -137,7 +162,7 @@ def gather(batches: Iterable[Batch], count: int) -> Batch:
         labels.append(y)
         if sum(map(len, labels)) >= count:
             break
-    require(bool(labels), "batches", "none", "at least one batch")
+    require(bool(labels), "batches", "no batch", NOT_EMPTY)
     return torch.cat(images)[:count], torch.cat(labels)[:count]
 
 
@@ -158,7 +183,7 @@ def find_head(model: nn.Module, num_classes: int) -> nn.Module:
     Raises:
         NotApplicable: there is none.
     """
-    rows = [m for m in model.modules() if getattr(m, "weight", None) is not None and m.weight.ndim >= 2]
+    rows = [m for m in model.modules() if isinstance(getattr(m, "weight", None), nn.Parameter) and m.weight.ndim >= 2]
     heads = [m for m in rows if len(m.weight) == num_classes]
     if not heads:
         raise NotApplicable(f"no layer has {num_classes} rows of weights, one per class")
@@ -170,7 +195,7 @@ def redraw_head(model: nn.Module, num_classes: int, std: float) -> None:
     head = find_head(model, num_classes)
     with torch.no_grad():
         head.weight.normal_(0, std) if std else head.weight.zero_()
-        if head.bias is not None:
+        if getattr(head, "bias", None) is not None:
             head.bias.zero_()
 
 
@@ -182,17 +207,16 @@ def remove_dropout(model: nn.Module) -> nn.Module:
     return model
 
 
-def training_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> metrics.Sums:
-    """Return the cross-entropy in training mode, whatever loss is trained on."""
-    model.train()
+def training_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the logits (B, C) in training mode, without a graph."""
     with torch.no_grad():
-        return metrics.sums(model(images), labels)
+        return model.train()(images).float()
 
 
 def train_copy(pipeline: Pipeline, batches: Iterable[Batch], model: nn.Module | None = None) -> nn.Module:
     """Return a copy of the model after one step on each of the batches."""
     model = copy.deepcopy(model or pipeline.model)
-    pipeline.train_epoch(model, batches, pipeline.make_optimizer(model), loss=pipeline.loss)
+    pipeline.train_epoch(model, list(batches), pipeline.make_optimizer(model), loss=pipeline.loss)
     return model
 
 
@@ -214,16 +238,14 @@ def batch_faults(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -
         return [f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)"]
     if images.dtype != torch.float32 or labels.dtype != torch.int64:
         return [f"types are {images.dtype} and {labels.dtype}, expected torch.float32 and torch.int64"]
-    mean, std, common = images.mean().item(), images.std().item(), labels.mode().values
-    share = (labels == common).float().mean().item()
+    mean, std, kinds = images.mean().item(), images.std().item(), labels.unique()
+    in_range = bool(((labels >= 0) & (labels < num_classes)).all())
     rules = {
         "images are not finite": bool(images.isfinite().all()),
-        f"images have mean {mean:.2f}, expected within 0.6 of 0 after normalisation": abs(mean) < 0.6,
-        f"images have standard deviation {std:.2f}, expected 0.5 to 2 after normalisation": 0.5 < std < 2,
-        f"labels run from {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}": bool(
-            ((labels >= 0) & (labels < num_classes)).all()
-        ),
-        f"{share:.0%} of the labels are {common}: is the order shuffled?": share < (1 + 1 / num_classes) / 2,
+        f"images have mean {mean:.3f}, expected within 0.6 of 0 after normalisation": abs(mean) < 0.6,
+        f"images have standard deviation {std:.3f}, expected 0.35 to 2 after normalisation": 0.35 < std < 2,
+        f"labels run from {kinds[0]} to {kinds[-1]}, expected 0 to {num_classes - 1}": in_range,
+        f"all {len(labels)} labels are {kinds[0]}: is the order shuffled?": len(kinds) > 1 or len(labels) < 16,
     }
     return [fault for fault, holds in rules.items() if not holds]
 
@@ -249,8 +271,8 @@ def check_round_trip(pipeline: Pipeline):
 
 @check("loss at init")
 def check_loss_at_init(pipeline: Pipeline):
-    """An untrained network must not prefer a class: the loss is about ln C."""
-    batches = [(logits_of(pipeline.model, images), labels) for images, labels in serve(pipeline, 4)]
+    """An untrained network must not prefer a class: the loss in training mode is about ln C."""
+    batches = [(training_logits(pipeline.model, images), labels) for images, labels in serve(pipeline, 4)]
     num_classes = batches[0][0].shape[1]
     off = statistics.mean(pipeline.loss(*batch).item() for batch in batches) - math.log(num_classes)
     why = "the inputs or the head are too large, or the loss is not the mean cross-entropy of logits"
@@ -263,7 +285,10 @@ def check_zero_head(pipeline: Pipeline):
     images, labels = training_batch(pipeline, BATCH_SIZE - 3)  # not the batch size that a loss might take for granted
     num_classes = logits_of(pipeline.model, images).shape[1]
     redraw_head(pipeline.model, num_classes, 0.0)
-    off = pipeline.loss(logits_of(pipeline.model, images), labels).item() - math.log(num_classes)
+    logits = logits_of(pipeline.model, images)
+    if (logits != logits[0]).any():
+        raise NotApplicable("the last layer with a row of weights per class is not the head")
+    off = pipeline.loss(logits, labels).item() - math.log(num_classes)
     why = "the loss is not the mean cross-entropy: is it divided by another count, or is something added?"
     return abs(off) < 1e-5, off, f"within 1e-5 of ln {num_classes}", why
 
@@ -291,7 +316,8 @@ def check_dependency(pipeline: Pipeline):
     """The logits of an example depend on its own image, and on no other: gradients elsewhere are exactly 0."""
     images, _ = training_batch(pipeline, DEPENDENCY_IMAGES)
     num_classes = logits_of(pipeline.model, images).shape[1]
-    redraw_head(pipeline.model, num_classes, 0.1)
+    with suppress(NotApplicable):  # a head of zeros would hide its own image; without a head there is none to redraw
+        redraw_head(pipeline.model, num_classes, 0.1)
     matrix = dependency_matrix(pipeline.model, images)
     leak, own = (matrix - matrix.diag().diag()).max().item(), matrix.diag().min().item()
     why = "examples of a batch mix: look for reshape, view, or a mean over the wrong axis"
@@ -305,12 +331,25 @@ def check_dependency(pipeline: Pipeline):
 def check_movement(pipeline: Pipeline):
     """Three steps change every trainable tensor, and nothing that is frozen, BatchNorm's statistics included."""
     before = {name: tensor.clone() for name, tensor in pipeline.model.state_dict().items()}
-    after = train_copy(pipeline, serve(pipeline, 3)).state_dict()
+    trained = train_copy(pipeline, serve(pipeline, 3))
+    after, rounding = trained.state_dict(), only_rounding(trained)
     must, must_not = sort_tensors(pipeline.model)
-    stuck = [name for name in must if torch.equal(before[name], after[name]) or not after[name].isfinite().all()]
+    stuck = [name for name in must if torch.equal(before[name], after[name]) and name not in rounding]
+    stuck += [name for name in must if not after[name].isfinite().all()]
     moved = [name for name in must_not if not torch.equal(before[name], after[name])]
-    why = "; ".join(f"{what}: {', '.join(names)}" for what, names in (("stuck", stuck), ("frozen", moved)) if names)
+    why = "; ".join(name_some(what, names) for what, names in (("stuck", stuck), ("frozen, and moved", moved)) if names)
     return not stuck and not moved, len(stuck + moved), "no tensor that does otherwise", why
+
+
+def only_rounding(model: nn.Module) -> set[str]:
+    """Return the parameters whose gradient is nothing but rounding, as that of a bias in front of BatchNorm."""
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
+    return {name for name, norm in norms.items() if 0 < norm < 1e-5 * max(norms.values())}
+
+
+def name_some(what: str, names: list[str]) -> str:
+    """Return the first three names, and how many there are."""
+    return f"{what}: {', '.join(names[:3])}" + (f" … ({len(names)})" if len(names) > 3 else "")
 
 
 def sort_tensors(model: nn.Module) -> tuple[list[str], list[str]]:
@@ -333,20 +372,26 @@ class GradientRecorder(torch.optim.Optimizer):
         self.seen: list[torch.Tensor] = []
 
     def step(self, closure=None) -> None:
-        gradients = [p.grad.flatten() for p in self.param_groups[0]["params"] if p.grad is not None]
-        self.seen.append(torch.cat(gradients).clone())
+        parameters = self.param_groups[0]["params"]
+        gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
+        self.seen.append(torch.cat(gradients))
 
 
 @check("fresh gradients")
 def check_fresh_gradients(pipeline: Pipeline):
     """The same batch at the same weights has the same gradient at every step: nothing is carried over."""
-    recorder, batch = GradientRecorder(remove_dropout(pipeline.model)), training_batch(pipeline)
+    recorder, batch = GradientRecorder(pipeline.model), training_batch(pipeline)
+    pipeline.model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
     for _ in range(2):
         pipeline.train_epoch(pipeline.model, [batch, batch], recorder, loss=pipeline.loss)
-    first, count = recorder.seen[0], len(recorder.seen)
-    growth = max(((g - first).norm() / first.norm()).item() for g in recorder.seen)
-    why = "gradients add up: call optimizer.zero_grad() at every step" if count == 4 else f"{count} steps for 4 batches"
-    return growth < 1e-3 and count == 4, growth, "change < 0.001 from step to step", why
+    bound = "change < 0.001 from step to step"
+    if len(recorder.seen) != 4:
+        return False, math.nan, bound, f"{len(recorder.seen)} steps for 4 batches: call optimizer.step() once for each"
+    first = recorder.seen[0]
+    if first.norm() == 0:
+        return False, math.nan, bound, "no gradient arrives: call loss.backward() before optimizer.step()"
+    growth = max(((gradient - first).norm() / first.norm()).item() for gradient in recorder.seen)
+    return growth < 1e-3, growth, bound, "gradients add up: call optimizer.zero_grad() at every step"
 
 
 @check("same seed")
@@ -355,7 +400,8 @@ def check_seed(pipeline: Pipeline):
     weights = []
     for _ in range(2):
         seed_everything(pipeline.seed)
-        weights.append(train_copy(pipeline, serve(pipeline, 3)).state_dict())
+        with loaders_randomness(pipeline):
+            weights.append(train_copy(pipeline, serve(pipeline, 3)).state_dict())
     differ = sum(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     shuffled = isinstance(pipeline.train, list | tuple) or not same_order(pipeline)
     why = (
@@ -380,30 +426,37 @@ def check_overfit(pipeline: Pipeline):
     model = remove_dropout(pipeline.model)
     optimizer = pipeline.make_optimizer(model)
     for _ in range(0, OVERFIT_STEPS, 10):
-        found = training_loss(model, images, labels)
+        found = metrics.sums(training_logits(model, images), labels)
         if found.loss < 0.01 and found.accuracy == 1:
             break
         pipeline.train_epoch(model, [(images, labels)] * 10, optimizer, loss=pipeline.loss)
-    why = explain_floor(found, labels, model(images).shape[1])
+    why = explain_floor(training_logits(model, images), labels)
     return found.loss < 0.01 and found.accuracy == 1, found.loss, f"< 0.01, all right, in {OVERFIT_STEPS} steps", why
 
 
-def explain_floor(found: metrics.Sums, labels: torch.Tensor, num_classes: int) -> str:
+def explain_floor(logits: torch.Tensor, labels: torch.Tensor) -> str:
     """Return what a loss that no longer falls is known to come from."""
+    num_classes, found = logits.shape[1], metrics.sums(logits, labels)
     shares = torch.bincount(labels).float() / len(labels)
-    entropy = -torch.special.xlogy(shares, shares).sum().item()
     floors = {
         "ln C: nothing was learned": math.log(num_classes),
         "ln(e + C - 1) - 1: a softmax before the cross-entropy": math.log(math.e + num_classes - 1) - 1,
-        "the entropy of the labels: images and labels do not stay together": entropy,
+        "the entropy of the labels: images and labels do not stay together": entropy(shares),
     }
     near = [cause for cause, floor in floors.items() if abs(found.loss - floor) < 0.02]
     if near:
         return f"stuck at {near[0]}"
-    dead = found.loss_sum / math.log(num_classes)  # images that stay at ln C while the others reach 0
-    if dead > 0.5 and abs(dead - round(dead)) < 0.1:
-        return f"{round(dead)} of {found.count} images stay at ln C: is there a ReLU on the logits?"
-    return f"accuracy {found.accuracy:.0%} after {OVERFIT_STEPS} steps"
+    losses = -logits.log_softmax(1).gather(1, labels[:, None]).flatten()
+    closed = (losses - math.log(num_classes)).abs() < 0.1
+    if closed.any() and (losses[~closed] < 0.1).all():
+        return f"{int(closed.sum())} of {found.count} images stay at ln C: is there a ReLU on the logits?"
+    slow = ", the loss is not yet low: label smoothing, or a small learning rate?" if found.accuracy == 1 else ""
+    return f"accuracy {found.accuracy:.0%} after {OVERFIT_STEPS} steps{slow}"
+
+
+def entropy(shares: torch.Tensor) -> float:
+    """Return the entropy of probabilities (C,), in nats."""
+    return -torch.special.xlogy(shares, shares).sum().item()
 
 
 @check("beats blind")
@@ -412,9 +465,14 @@ def check_baselines(pipeline: Pipeline):
 
     It stops as soon as the difference is four standard errors.
     """
+    labels = gather(pipeline.val, BASELINE_IMAGES)[1]
+    largest = labels.bincount().max().item() / len(labels)
+    if len(labels) < FEWEST_IMAGES or largest > 0.6:
+        raise NotApplicable(f"needs {FEWEST_IMAGES} validation images of which no class is more than 60 %")
     for scores in itertools.islice(baseline_scores(pipeline), BASELINE_ROUNDS):
+        require(all(0 <= score <= 1 for score in scores.values()), "accuracy", scores, "a fraction, no percentage")
         blind = max(scores["zero images"], scores["shuffled labels"])
-        margin = 4 * math.sqrt(2 * max(blind, 0.01) * (1 - blind) / BASELINE_IMAGES)
+        margin = 4 * math.sqrt(2 * max(blind, 0.01) * (1 - blind) / len(labels))
         if scores["real"] - blind > margin:
             break
     why = "what it learns does not carry over to val: do images and labels belong together, in both?"
@@ -426,9 +484,9 @@ def baseline_scores(pipeline: Pipeline, steps: int = BASELINE_STEPS) -> Iterator
     images, labels = gather(pipeline.val, BASELINE_IMAGES)
     models = {name: copy.deepcopy(pipeline.model) for name in SPOILED}
     optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}
-    endless = serve(pipeline, None)
+    served = endless(pipeline)
     while True:
-        pool, scores = list(itertools.islice(endless, steps)), {}
+        pool, scores = list(itertools.islice(served, steps)), {}
         for name, (spoil_images, spoil_labels) in SPOILED.items():
             batches = [(spoil_images(x), spoil_labels(y)) for x, y in pool]
             pipeline.train_epoch(models[name], batches, optimizers[name], loss=pipeline.loss)
@@ -468,7 +526,7 @@ def capacity_losses(pipeline: Pipeline, widths: Iterable[float] = CAPACITY_WIDTH
     for width in widths:
         batches = itertools.islice(itertools.cycle(pool), CAPACITY_STEPS)
         model = train_copy(pipeline, batches, pipeline.build(width).to(device_of(pipeline.model)))
-        losses.append(training_loss(model, *whole).loss)
+        losses.append(metrics.sums(training_logits(model, whole[0]), whole[1]).loss)
     return losses
 
 
@@ -503,7 +561,9 @@ def check_no_trace(pipeline: Pipeline):
             pipeline.evaluate(model, batches)
         if ([module.training for module in modules], state_digest(model)) != before:
             left.append(what)
-    why = f"modes, buffers or gradients differ {' and '.join(left)}: restore them in a finally clause"
+    why = (
+        f"modes, buffers or gradients differ {' and '.join(left)}: restore every submodule's mode, in a finally clause"
+    )
     return not left, len(left), "no difference", why
 
 
@@ -557,10 +617,14 @@ def run_checks(
         parts: other parts of the `Pipeline` that are one's own: make_optimizer, train_epoch, evaluate, build, seed.
 
     Raises:
-        ValueError: model and batches are on different devices.
+        ValueError: model and batches are on different devices, or the batches can be gone through only once.
     """
     pipeline = Pipeline(model, *data, loss, **parts)
-    where = gather(pipeline.val, 1)[0].device
+    with private_randomness(device_of(model)), loaders_randomness(pipeline):
+        for name, batches in (("train", pipeline.train), ("val", pipeline.val)):
+            first = None if isinstance(batches, Iterator) else next(iter(batches), None)
+            require(first is not None, name, "no batch", NOT_EMPTY)
+    where = first[0].device
     require(where.type == device_of(model).type, "model", str(device_of(model)), f"batches are on {where}: move one")
     found = []
     for run in CHECKS:

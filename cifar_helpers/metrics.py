@@ -62,10 +62,12 @@ def per_class_accuracy(confusion: torch.Tensor) -> torch.Tensor:
 def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int, int]]:
     """Return the k pairs of classes that are confused most, as (a, b, count of a called b, count of b called a).
 
-    The first of a pair is the one mistaken more often; equal sums keep the order of the classes.
+    The first of a pair is the one mistaken more often; equal sums keep the order of the classes. There are at most
+    C (C - 1) / 2 pairs.
     """
-    both = torch.triu(confusion + confusion.T, diagonal=1).flatten()
-    pairs = [divmod(int(i), len(confusion)) for i in both.argsort(descending=True, stable=True)[:k]]
+    rows, columns = torch.triu_indices(*confusion.shape, offset=1)
+    order = (confusion[rows, columns] + confusion[columns, rows]).argsort(descending=True, stable=True)[:k]
+    pairs = zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     ordered = [(a, b) if confusion[a, b] >= confusion[b, a] else (b, a) for a, b in pairs]
     return [(a, b, int(confusion[a, b]), int(confusion[b, a])) for a, b in ordered]
 

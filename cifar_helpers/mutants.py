@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_helpers import metrics
 from cifar_helpers.augment import Normaliser
@@ -58,10 +59,12 @@ def in_model(change: Callable[[nn.Module], nn.Module]) -> Callable[[Pipeline], P
 
 
 def followed_by(layer: nn.Module) -> Callable[[Pipeline], Pipeline]:
+    """Return a plant that puts a layer behind the logits."""
     return in_model(lambda model: nn.Sequential(model, layer))
 
 
 def preceded_by(layer: nn.Module) -> Callable[[Pipeline], Pipeline]:
+    """Return a plant that puts a layer before the network."""
     return in_model(lambda model: nn.Sequential(layer, model))
 
 
@@ -71,6 +74,7 @@ def head_of(model: nn.Module) -> nn.Module:
 
 
 def large_head(model: nn.Module) -> nn.Module:
+    """Draw the head from a distribution fifty times too wide."""
     with torch.no_grad():
         head_of(model).weight.mul_(50)
     return model
@@ -98,18 +102,21 @@ class CentreOverBatch(nn.Module):
 
 
 def detached_features(model: nn.Module) -> nn.Module:
+    """Cut the graph in front of the head."""
     head_of(model).register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(),))
     return model
 
 
 def frozen_batchnorm(model: nn.Module) -> nn.Module:
+    """Freeze BatchNorm by requires_grad, and forget its running statistics."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, _BatchNorm):
             module.requires_grad_(False)
     return model
 
 
 def ignored_width(good: Pipeline) -> Pipeline:
+    """Build the same network whatever the width."""
     return replace(good, build=good.build and (lambda width: good.build(1 / 8)))
 
 
@@ -149,14 +156,17 @@ class OrderOfTheClock(Altered):
 
 
 def in_train(change: Callable, kind: type[Altered] = Altered) -> Callable[[Pipeline], Pipeline]:
+    """Return a plant that changes the training batches."""
     return lambda good: replace(good, train=kind(good.train, change))
 
 
 def in_val(change: Callable) -> Callable[[Pipeline], Pipeline]:
+    """Return a plant that changes the validation batches."""
     return lambda good: replace(good, val=Altered(good.val, change))
 
 
 def in_both(change: Callable) -> Callable[[Pipeline], Pipeline]:
+    """Return a plant that changes training and validation batches."""
     return lambda good: replace(good, train=Altered(good.train, change), val=Altered(good.val, change))
 
 
@@ -178,19 +188,23 @@ IMAGENET = Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def idle_normaliser(good: Pipeline) -> Pipeline:
+    """Normalise with mean 0 and standard deviation 1, which leaves [0, 1] as it is."""
     return replace(good, train=Renormalised(good.train, IDLE), val=Renormalised(good.val, IDLE))
 
 
 def imagenet_val(good: Pipeline) -> Pipeline:
+    """Normalise validation images with the constants of ImageNet."""
     return replace(good, val=Renormalised(good.val, IMAGENET))
 
 
 def mirrored_at_random(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirror every image with probability one half."""
     mirrored = torch.rand(len(images), device=images.device) < 0.5
     return torch.where(mirrored[:, None, None, None], images.flip(3), images), labels
 
 
 def reversed_val_classes(good: Pipeline) -> Pipeline:
+    """Number the classes of validation in another order."""
     last = len(good.val.class_names) - 1
     return in_val(lambda images, labels: (images, last - labels))(good)
 
@@ -199,21 +213,42 @@ def reversed_val_classes(good: Pipeline) -> Pipeline:
 
 
 def squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of logits and one-hot labels."""
     return F.mse_loss(logits, F.one_hot(labels, logits.shape[1]).float())
 
 
 def highest_log_probability(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of the highest log-probability and the class number."""
     return F.mse_loss(logits.log_softmax(1).amax(1), labels.float())
 
 
 def over_nominal_batch(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Divide the sum by the batch size that was asked for, not by the one that came."""
     return F.cross_entropy(logits, labels, reduction="sum") / 64
 
 
 # --- in the loop ---
 
 
+def without_step(model, batches, optimizer, loss) -> None:
+    """Compute gradients and forget the optimizer."""
+    model.train()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss(model(images), labels).backward()
+
+
+def without_backward(model, batches, optimizer, loss) -> None:
+    """Compute the loss, and step on no gradient."""
+    model.train()
+    for images, labels in batches:
+        optimizer.zero_grad()
+        loss(model(images), labels)
+        optimizer.step()
+
+
 def without_zero_grad(model, batches, optimizer, loss) -> None:
+    """Let the gradients of all steps add up."""
     model.train()
     for images, labels in batches:
         loss(model(images), labels).backward()
@@ -221,6 +256,7 @@ def without_zero_grad(model, batches, optimizer, loss) -> None:
 
 
 def zero_grad_once(model, batches, optimizer, loss) -> None:
+    """Call zero_grad before the loop and not inside."""
     optimizer.zero_grad()
     without_zero_grad(model, batches, optimizer, loss)
 
@@ -236,6 +272,8 @@ def steps_while_it_accumulates(model, batches, optimizer, loss) -> None:
 
 
 def shuffled_labels(good: Pipeline) -> Pipeline:
+    """Shuffle the labels of every batch anew."""
+
     def train_epoch(model, batches, optimizer, loss) -> None:
         good.train_epoch(model, ((x, y[torch.randperm(len(y))]) for x, y in batches), optimizer, loss=loss)
 
@@ -243,10 +281,13 @@ def shuffled_labels(good: Pipeline) -> Pipeline:
 
 
 def optimizer_of_a_copy(good: Pipeline) -> Pipeline:
+    """Give the optimizer the parameters of another model, as before `.to(device)` or after a deepcopy."""
     return replace(good, make_optimizer=lambda model: good.make_optimizer(copy.deepcopy(model)))
 
 
 def optimizer_without_first_layer(good: Pipeline) -> Pipeline:
+    """Leave the first layer out of the optimizer."""
+
     def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
         first = next(module for module in model.modules() if list(module.parameters(recurse=False)))
         optimizer = good.make_optimizer(model)
@@ -262,12 +303,14 @@ def optimizer_without_first_layer(good: Pipeline) -> Pipeline:
 
 
 def score_training(model: nn.Module, batches) -> metrics.Sums:
+    """Evaluate without `model.eval()`."""
     with torch.no_grad():
         found = [metrics.sums(model.train()(images), labels) for images, labels in batches]
     return metrics.Sums(sum(f.loss_sum for f in found), sum(f.correct for f in found), sum(f.count for f in found))
 
 
 def mean_of_batch_means(model: nn.Module, batches) -> metrics.Sums:
+    """Average the averages of batches of unequal size."""
     found = [evaluate(model, [batch]) for batch in batches]
     count = sum(f.count for f in found)
     loss, accuracy = (sum(getattr(f, what) for f in found) / len(found) for what in ("loss", "accuracy"))
@@ -275,17 +318,20 @@ def mean_of_batch_means(model: nn.Module, batches) -> metrics.Sums:
 
 
 def loss_of_the_last_batch(model: nn.Module, batches) -> metrics.Sums:
+    """Report the loss of the last batch as that of the epoch."""
     found = [evaluate(model, [batch]) for batch in batches]
     count = sum(f.count for f in found)
     return metrics.Sums(found[-1].loss * count, sum(f.correct for f in found), count)
 
 
 def evaluate_and_stay(model: nn.Module, batches) -> metrics.Sums:
+    """Call `model.eval()`, and leave the model there."""
     model.eval()
     return evaluate(model, batches)
 
 
 def evaluate_without_finally(model: nn.Module, batches) -> metrics.Sums:
+    """Call `model.train()` afterwards, whatever the modes were, and not after an error."""
     found = evaluate_and_stay(model, list(batches))
     model.train()
     return found
@@ -313,18 +359,20 @@ MUTANTS = (
     Mutant("reshape mixes the batch", "model", "dependency", preceded_by(MixBatch())),
     Mutant("centred over the batch", "model", "dependency", preceded_by(CentreOverBatch())),
     Mutant("features detached", "model", "tensors that move", in_model(detached_features)),
-    Mutant("frozen BatchNorm still counts", "model", "tensors that move", in_model(frozen_batchnorm), nn.BatchNorm2d),
+    Mutant("frozen BatchNorm still counts", "model", "tensors that move", in_model(frozen_batchnorm), _BatchNorm),
     Mutant("width is not passed on", "model", "capacity", ignored_width),
     Mutant("squared error on logits", "loss", "loss at init", using(loss=squared_error)),
     Mutant("MSE of highest log p", "loss", "loss at init", using(loss=highest_log_probability)),
     Mutant("sum over nominal batch", "loss", "zero head", using(loss=over_nominal_batch)),
+    Mutant("no optimizer.step()", "loop", "fresh gradients", using(train_epoch=without_step)),
+    Mutant("no loss.backward()", "loop", "fresh gradients", using(train_epoch=without_backward)),
     Mutant("no zero_grad", "loop", "fresh gradients", using(train_epoch=without_zero_grad)),
     Mutant("zero_grad once an epoch", "loop", "fresh gradients", using(train_epoch=zero_grad_once)),
     Mutant("steps while it accumulates", "loop", "fresh gradients", using(train_epoch=steps_while_it_accumulates)),
     Mutant("labels shuffled at each step", "loop", "overfit a batch", shuffled_labels),
     Mutant("optimizer of a copy", "loop", "tensors that move", optimizer_of_a_copy),
     Mutant("optimizer lacks a layer", "loop", "tensors that move", optimizer_without_first_layer),
-    Mutant("scored in train mode", "evaluation", "evaluation agrees", using(evaluate=score_training), nn.BatchNorm2d),
+    Mutant("scored in train mode", "evaluation", "evaluation agrees", using(evaluate=score_training), _BatchNorm),
     Mutant("mean of batch means", "evaluation", "evaluation agrees", using(evaluate=mean_of_batch_means)),
     Mutant("loss of the last batch", "evaluation", "evaluation agrees", using(evaluate=loss_of_the_last_batch)),
     Mutant("stays in evaluation mode", "evaluation", "evaluation, no trace", using(evaluate=evaluate_and_stay)),
@@ -334,8 +382,8 @@ MUTANTS = (
 
 def possible_mutants(model: nn.Module) -> list[Mutant]:
     """Return the mutants that a network can have; one without BatchNorm cannot misuse it."""
-    kinds = {type(module) for module in model.modules()}
-    return [mutant for mutant in MUTANTS if mutant.needs is None or mutant.needs in kinds]
+    has = lambda kind: any(isinstance(module, kind) for module in model.modules())  # noqa: E731
+    return [mutant for mutant in MUTANTS if mutant.needs is None or has(mutant.needs)]
 
 
 def run_matrix(good: Pipeline) -> dict[str, dict[str, Check]]:

@@ -1,5 +1,6 @@
 """Pictures: each function draws given data on given axes and returns them. Nothing here loads, trains or saves."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -242,8 +243,11 @@ def plot_curve(
     """
     ax = ax or plt.gca()
     marker = "o" if len(x) <= 30 else None
-    for (name, values), colour in zip(curves.items(), PALETTE, strict=False):
-        repeated = np.asarray(values, dtype=float).reshape(len(x), -1)
+    for (name, values), colour in zip(curves.items(), itertools.cycle(PALETTE), strict=False):
+        repeated = np.asarray(values, dtype=float)
+        if len(repeated) != len(x):
+            raise ValueError(f"curve {name!r} has {len(repeated)} values; expected one for each of the {len(x)} x")
+        repeated = repeated.reshape(len(x), -1)
         ax.plot(x, repeated.mean(1), marker=marker, ms=4, color=colour, label=name)
         if repeated.shape[1] > 1:
             ax.fill_between(x, repeated.min(1), repeated.max(1), color=colour, alpha=0.2, linewidth=0)

@@ -94,7 +94,7 @@ def train_epoch(
     dtype: torch.dtype = torch.float32,
     scaler: torch.amp.GradScaler | None = None,
 ) -> Sums:
-    """Take one optimizer step per batch and return loss and hits, summed over the examples as they were trained on.
+    """Take one optimizer step per batch and return `loss` and hits, summed over the examples as they were trained on.
 
     Args:
         loss: logits (B, C), labels (B,) to the mean over the batch.
@@ -106,7 +106,7 @@ def train_epoch(
         TrainingDiverged: the loss is not finite; on a CPU before the step that would spoil the weights.
     """
     model.train()
-    loss_sum, correct, count, lr = 0.0, 0, 0, None
+    loss_sum, correct, count = 0.0, 0, 0
     for step, ((images, labels), lr) in enumerate(zip(batches, lrs, strict=False)):
         if lr is not None:
             set_lr(optimizer, lr)
@@ -141,7 +141,7 @@ def explain_divergence(where: str, optimizer: torch.optim.Optimizer) -> str:
     lr = optimizer.param_groups[0]["lr"]
     return (
         f"The loss is not finite {where}, with learning rate {lr:g}. Try a tenth of it, a "
-        "warm-up, or look for NaN in the images. The last checkpoint holds the weights of the epoch before."
+        "warm-up, or look for NaN in the images. A checkpoint, if one was asked for, holds the epoch before."
     )
 
 

@@ -8,7 +8,7 @@ from small import stand_in_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_helpers import checks, mutants
+from cifar_helpers import checks, mutants, train
 from cifar_helpers.augment import Normaliser
 from cifar_helpers.checks import CHECKS, Check, Pipeline, dependency_matrix, run_checks
 from cifar_helpers.data import Batches, make_batches
@@ -53,6 +53,15 @@ def test_every_bug_is_caught_by_the_check_made_for_it(matrix, mlp, mutant):
 def test_every_check_catches_a_bug_that_no_other_sees(matrix, number):
     name = list(matrix["good"])[number]
     assert [bug for bug, verdicts in matrix.items() if mutants.caught_by(verdicts) == [name]], f"{name} can go"
+
+
+@pytest.mark.parametrize("mutant", [m for m in mutants.MUTANTS if m.needs], ids=lambda mutant: mutant.name)
+def test_bugs_of_batchnorm_are_caught_by_the_check_made_for_them(data, mutant):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32**2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    good = Pipeline(net, *data)
+    made_for_it = next(run for run in CHECKS if run(good).name == mutant.caught_by)
+    assert made_for_it(good).passed
+    assert made_for_it(mutant.plant(good)).passed is False
 
 
 @pytest.mark.slow
@@ -179,9 +188,74 @@ def test_model_and_batches_on_two_devices_are_named(data):
         run_checks(make_model("linear").to("meta"), data)
 
 
-def test_no_batch_is_named():
-    with pytest.raises(ValueError, match="at least one batch"):
-        run_checks(make_model("linear"), ([], []))
+def test_batches_that_are_empty_or_gone_after_one_pass_are_named(data):
+    lists = [list(part) for part in data]
+    for bad, named in [(([], lists[1]), "train"), ((lists[0], []), "val"), ((iter(lists[0]), lists[1]), "train")]:
+        with pytest.raises(ValueError, match=f"{named}='no batch' is not allowed"):
+            run_checks(make_model("linear"), bad)
+        assert checks.check_overfit(Pipeline(make_model("linear"), [], lists[1])).passed is False
+
+
+def test_a_loader_with_a_generator_of_its_own_passes_and_gets_its_state_back(data):
+    generator = torch.Generator().manual_seed(7)
+    loader = DataLoader(TensorDataset(*as_tensors(data[0])), 64, shuffle=True, generator=generator)
+    before = generator.get_state()
+    assert checks.check_seed(Pipeline(make_model("linear"), loader, data[1])).passed
+    assert torch.equal(generator.get_state(), before)
+
+
+class Functional(nn.Module):
+    """A network whose dropout is no module and whose first layer has a bias that BatchNorm cancels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8 * 15 * 15, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(images)).relu().flatten(1)
+        return self.head(nn.functional.dropout(x, 0.5, self.training))
+
+
+def test_functional_dropout_and_a_bias_that_batchnorm_cancels_are_no_bugs(data):
+    sgd = lambda model: torch.optim.SGD(model.parameters(), lr=0.001)  # noqa: E731
+    good = Pipeline(Functional(), *data, make_optimizer=sgd)
+    assert checks.check_fresh_gradients(good).passed
+    assert checks.check_movement(good).passed
+    frozen = Functional()
+    frozen.conv.requires_grad_(False)
+    assert checks.check_movement(Pipeline(frozen, *data, make_optimizer=sgd)).passed
+
+
+def test_few_or_unequal_validation_images_are_not_judged(data):
+    few = [(images[:50], labels[:50]) for images, labels in list(data[1])[:1]]
+    assert checks.check_baselines(Pipeline(make_model("linear"), data[0], few)).passed is None
+
+
+def test_a_percentage_is_not_taken_for_a_fraction(data):
+    percent = lambda model, batches: Sums100(train.evaluate(model, batches))  # noqa: E731
+    found = checks.check_baselines(Pipeline(make_model("linear"), *data, evaluate=percent))
+    assert found.passed is False
+    assert "a fraction, no percentage" in found.why
+
+
+class Sums100:
+    def __init__(self, sums) -> None:
+        self.loss, self.accuracy = sums.loss, 100 * sums.accuracy
+
+
+def test_label_smoothing_is_not_taken_for_a_relu(data):
+    found = checks.check_overfit(
+        Pipeline(make_model("mlp", width=1 / 8), *data, nn.CrossEntropyLoss(label_smoothing=0.1))
+    )
+    assert found.passed is False
+    assert "label smoothing" in found.why
+
+
+def test_a_model_that_cannot_be_copied_is_a_finding(data):
+    model = make_model("linear")
+    model.kept = model(torch.zeros(1, 3, 32, 32))
+    assert "deepcopy" in checks.check_zero_head(Pipeline(model, *data)).why
 
 
 def test_what_the_pipeline_raises_is_a_finding(data):
@@ -214,6 +288,8 @@ def test_the_floor_of_a_stuck_loss_is_explained(matrix, bug, words):
         ("labels count from 1", "batch contract", "labels run from 1 to 10, expected 0 to 9"),
         ("labels are floats", "batch contract", "expected torch.float32 and torch.int64"),
         ("optimizer lacks a layer", "tensors that move", "stuck: 1.weight, 1.bias"),
+        ("no optimizer.step()", "fresh gradients", "0 steps for 4 batches"),
+        ("no loss.backward()", "fresh gradients", "call loss.backward()"),
         ("val is augmented", "evaluation agrees", "are they augmented?"),
         ("train() not in finally", "evaluation, no trace", "after an error in a batch"),
         ("every epoch in one order", "same seed", "shuffle the training images"),
@@ -226,7 +302,7 @@ def test_a_failure_says_what_to_look_for(matrix, bug, check, words):
 
 
 def test_a_loader_sorted_by_class_is_named():
-    split = stand_in_split(400, 10, "train")
+    split = stand_in_split(1000, 10, "train")
     ordered = split.select(split.labels.argsort())
     batches = [(Normaliser.fit(split)(ordered.images), ordered.labels)]
     found = checks.check_batches(Pipeline(make_model("linear"), batches, batches))

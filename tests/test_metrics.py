@@ -62,4 +62,5 @@ def test_a_superclass_has_the_probability_of_its_members():
 def test_confused_pairs_are_counted_both_ways_and_ordered():
     confusion = torch.tensor([[9, 2, 0], [5, 9, 1], [1, 1, 9]])
     assert confused_pairs(confusion, 2) == [(1, 0, 5, 2), (1, 2, 1, 1)]
-    assert len(confused_pairs(confusion, 3)) == 3
+    assert confused_pairs(confusion, 9) == [(1, 0, 5, 2), (1, 2, 1, 1), (2, 0, 1, 0)]
+    assert confused_pairs(torch.diag(torch.tensor([5, 6])), 2) == [(0, 1, 0, 0)]

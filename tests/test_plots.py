@@ -94,6 +94,11 @@ def test_repetitions_are_a_mean_and_a_band():
     assert ax.collections[0].get_datalim(ax.transData).intervaly.tolist() == [1, 5]
 
 
+def test_repetitions_in_the_wrong_direction_are_refused():
+    with pytest.raises(ValueError, match="'a' has 2 values; expected one for each of the 3 x"):
+        plots.plot_curve([1, 2, 3], {"a": [[1, 2, 3], [4, 5, 6]]})
+
+
 def test_the_check_made_for_a_bug_has_a_colour_of_its_own():
     _, ax = plt.subplots()
     plots.plot_verdicts({"a": [], "b": ["c", "d"]}, ["c", "d"], {"b": "d"}, "t", ax)
