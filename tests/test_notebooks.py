@@ -14,7 +14,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
 TRAINS = {"fit", "train_epoch", "sweep"}
-PACKAGES = {"cifar_helpers", "importlib", "matplotlib", "numpy", "seaborn", "sklearn", "torch", "torchvision"}
+STANDARD = {"dataclasses", "importlib", "math"}
+PACKAGES = STANDARD | {"cifar_helpers", "matplotlib", "numpy", "seaborn", "sklearn", "torch", "torchvision"}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
