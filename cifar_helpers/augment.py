@@ -1,13 +1,13 @@
 """From pictures to what a network eats: squares, normalisation, and augmentation as values.
 
-An augmentation is a frozen dataclass. `draw(count, generator)` returns one random row per example of the data set, for
-a whole epoch at once, so the picture an example becomes depends on (seed, epoch, example) alone, whatever the batch
+An augmentation is a frozen dataclass. `draw(count, epoch, stream)` returns one random row per example of the data set,
+for a whole epoch at once, so the picture an example becomes depends on (seed, epoch, example) alone, whatever the batch
 size. A `Move` then says which pixel goes where; all moves of a batch together are one gather, straight out of the
 data set. A `Paint` changes the pixels of the uint8 batch afterwards.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,21 +15,25 @@ from typing import Protocol
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch.nn import functional
 
 from cifar_helpers.arguments import require
 
+# The number of an epoch to the random numbers of that epoch.
+Stream = Callable[[int], torch.Generator]
+
 
 class Move(Protocol):
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Return the random choices of `count` examples, one row each, on the CPU."""
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        """Return the random choices of `count` examples in an epoch, one row each, on the CPU."""
 
     def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the source rows (B, H) and columns (B, W) of the moved images, given those before the move."""
 
 
 class Paint(Protocol):
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Return the random choices of `count` examples, one row each, on the CPU."""
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        """Return the random choices of `count` examples in an epoch, one row each, on the CPU."""
 
     def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
         """Return changed images, uint8 (B, 3, H, W); the argument is left alone."""
@@ -77,11 +81,41 @@ class Flip:
     def __post_init__(self) -> None:
         require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
 
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.rand(count, generator=generator) < self.p
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return torch.rand(count, generator=stream(epoch)) < self.p
 
     def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return rows, torch.where(drawn[:, None], columns.flip(1), columns)
+        return rows, mirrored(columns, drawn)
+
+
+@dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirror every image at every other epoch, a random half of them at the even ones (Jordan, 2024).
+
+    Of two epochs in a row each image is seen once as it is and once mirrored, which chance does only half of the time.
+    """
+
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return (torch.rand(count, generator=stream(0)) < 0.5) ^ (epoch % 2 == 1)
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rows, mirrored(columns, drawn)
+
+
+@dataclass(frozen=True)
+class VerticalFlip:
+    """Turn upside down with probability `p`: for most photographs a counter-example, because the world has an up."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
+
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return torch.rand(count, generator=stream(epoch)) < self.p
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return mirrored(rows, drawn), columns
 
 
 @dataclass(frozen=True)
@@ -93,8 +127,8 @@ class PadCrop:
     def __post_init__(self) -> None:
         require(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "whole pixels, 0 or more")
 
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return torch.randint(2 * self.padding + 1, (count, 2), generator=stream(epoch))
 
     def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._cut(rows, drawn[:, :1]), self._cut(columns, drawn[:, 1:])
@@ -105,6 +139,103 @@ class PadCrop:
         require(self.padding < size, "padding", self.padding, f"an image of {size} pixels reflects fewer")
         window = torch.arange(size, device=positions.device) - self.padding + first
         return positions.gather(1, reflect(window, size))
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Cover a square of `size` pixels around a random pixel; at the border a part of it (DeVries and Taylor, 2017).
+
+    Attributes:
+        level: the colour of the square, 0 to 255; by default CIFAR-10's mean, which is 0 after normalisation.
+    """
+
+    size: int = 8
+    level: tuple[int, int, int] = (125, 123, 114)
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.size, int) and self.size >= 1, "size", self.size, "whole pixels, 1 or more")
+
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return torch.rand(count, 2, generator=stream(epoch))
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        sides = torch.tensor(images.shape[-2:], device=images.device)
+        require(self.size <= int(sides.min()), "size", self.size, f"an image of {int(sides.min())} pixels is smaller")
+        first = (drawn * sides).long() - self.size // 2
+        rows, columns = (self._covered(first[:, axis : axis + 1], images.shape[axis - 2]) for axis in (0, 1))
+        level = torch.tensor(self.level, dtype=torch.uint8, device=images.device).view(3, 1, 1)
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], level, images)
+
+    def _covered(self, first: torch.Tensor, side: int) -> torch.Tensor:
+        """Return which of `side` places (B, side) lie under a window that begins at `first` (B, 1)."""
+        places = torch.arange(side, device=first.device)
+        return (places >= first) & (places < first + self.size)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Change brightness, contrast and saturation, in this order, each by a factor in [1 - strength, 1 + strength].
+
+    As torchvision's ColorJitter, which draws an order too. With all strengths at 0, its default, it does nothing.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a strength lies in [0, 1]")
+
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return 2 * torch.rand(count, 3, generator=stream(epoch)) - 1
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        strengths = torch.tensor([self.brightness, self.contrast, self.saturation], device=images.device)
+        factors = (1 + strengths * drawn).view(-1, 3, 1, 1, 1).unbind(1)
+        images = blend(images, torch.zeros((), device=images.device), factors[0]) if self.brightness else images
+        images = blend(images, grey(images).mean((2, 3), keepdim=True), factors[1]) if self.contrast else images
+        return blend(images, grey(images), factors[2]) if self.saturation else images
+
+
+def grey(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma of uint8 images (B, 3, H, W) as whole levels, float32 (B, 1, H, W) (ITU-R BT.601)."""
+    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).floor()
+
+
+def blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Return uint8 `factor * images + (1 - factor) * other`, cut to 0 to 255."""
+    return torch.lerp(other.expand(images.shape), images.float(), factor).clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turn by a random angle of at most `degrees`, bilinearly; what comes in from outside has the colour `level`."""
+
+    degrees: float = 15.0
+    level: tuple[int, int, int] = (125, 123, 114)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.degrees <= 180, "degrees", self.degrees, "an angle lies in [0, 180]")
+
+    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
+        return self.degrees * (2 * torch.rand(count, generator=stream(epoch)) - 1)
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        angles = torch.deg2rad(drawn)
+        cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+        height, width = images.shape[-2:]
+        turns = [torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1)]
+        grid = functional.affine_grid(torch.stack(turns, 1), list(images.shape), align_corners=False)
+        level = torch.tensor(self.level, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        turned = functional.grid_sample(images.float() - level, grid, align_corners=False) + level
+        return turned.round().clamp(0, 255).to(torch.uint8)
+
+
+def mirrored(positions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Return positions (B, n) in reverse where `drawn` (B,) says so."""
+    return torch.where(drawn[:, None], positions.flip(1), positions)
 
 
 def reflect(positions: torch.Tensor, size: int) -> torch.Tensor:

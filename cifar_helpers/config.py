@@ -11,7 +11,7 @@ import torch
 from cifar_helpers.arguments import require, require_choice
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "cosine", "triangular")
+SCHEDULES = ("constant", "cosine", "triangular", "one-cycle")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -29,7 +29,8 @@ class TrainConfig:
         lr: peak learning rate, reached after the warm-up.
         momentum: of SGD; Adam and AdamW keep their own betas.
         weight_decay: applied to weights of two or more dimensions, never to biases and norms.
-        schedule: "constant", "cosine" to 0, or "triangular" (linear up, linear down to 0).
+        schedule: "constant", "cosine" to 0, "triangular" (linear up, linear down to 0), or "one-cycle", a cosine up
+            and a cosine down.
         warmup: fraction of all steps in which the learning rate rises from 0, in [0, 1).
         label_smoothing: share of the target spread over all classes, in [0, 1).
         augment: augmentations from `augment`, applied in order to the training batches only.

@@ -5,6 +5,7 @@
 when asked for an epoch.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -232,9 +233,9 @@ class Batches:
         """Serve every example once, in an order and with augmentations that depend on (seed, epoch) alone."""
         require(self.split == "train", "split", self.split, "only the training split is shuffled and augmented")
         order = torch.randperm(self.num_images, generator=make_generator("order", seed, epoch)).to(self.device)
+        streams = [functools.partial(make_generator, "augment", i, seed) for i in range(len(augment))]
         draws = [
-            a.draw(self.num_images, make_generator("augment", i, seed, epoch)).to(self.device)
-            for i, a in enumerate(augment)
+            a.draw(self.num_images, epoch, stream).to(self.device) for a, stream in zip(augment, streams, strict=True)
         ]
         for numbers in order.split(batch_size):
             images = augment_batch(self._images, numbers, augment, draws)

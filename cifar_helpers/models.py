@@ -1,7 +1,11 @@
 """Networks, each built by name with its own random stream, so that a seed means the same weights everywhere."""
 
+import contextlib
+import copy
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -42,6 +46,117 @@ def cnn_bn(num_classes: int, width: float, image_size: int) -> nn.Module:
     return cnn(num_classes, width, image_size, batchnorm=True)
 
 
+def basenet(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """Two 5x5 convolutions, 6 and 16 channels at width 1, a pool after each, one hidden layer of 200."""
+    channels = [3, scaled(6, width), scaled(16, width)]
+    return small_cnn(channels, [scaled(200, width)], num_classes, image_size, padding=0)
+
+
+def lenet(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """Two 5x5 convolutions, 20 and 50 channels at width 1, a pool after each, hidden layers of 512, 256 and 128."""
+    channels = [3, scaled(20, width), scaled(50, width)]
+    return small_cnn(channels, [scaled(units, width) for units in (512, 256, 128)], num_classes, image_size, padding=1)
+
+
+def small_cnn(
+    channels: Sequence[int], hidden: Sequence[int], num_classes: int, image_size: int, padding: int
+) -> nn.Module:
+    """Return 5x5 convolutions, each with a ReLU and a max-pool, and fully connected layers behind them."""
+    layers: list[nn.Module] = []
+    size = image_size
+    for c_in, c_out in itertools.pairwise(channels):
+        layers += [nn.Conv2d(c_in, c_out, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)]
+        size = (size + 2 * padding - 4) // 2
+    require(size >= 1, "image_size", image_size, "the convolutions and pools leave nothing of it: take a larger one")
+    sizes = [channels[-1] * size**2, *hidden]
+    layers.append(nn.Flatten())
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
+
+
+def nine(num_classes: int, width: float, image_size: int, batchnorm: bool = True) -> nn.Module:
+    """Nine 3x3 convolutions, 32 to 1024 channels at width 1, a pool after every third, one hidden layer of 1024."""
+    channels = [3] + [scaled(c, width) for c in (32, 48, 64, 96, 128, 256, 384, 512, 1024)]
+    layers: list[nn.Module] = []
+    for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+        layers += conv_block(c_in, c_out, batchnorm)
+        if i % 3 == 2:
+            layers.append(nn.MaxPool2d(2))
+    hidden = scaled(1024, width)
+    norm = [nn.BatchNorm1d(hidden)] if batchnorm else []
+    first = nn.Linear(channels[-1] * (image_size // 8) ** 2, hidden, bias=not batchnorm)
+    return nn.Sequential(*layers, nn.Flatten(), first, *norm, nn.ReLU(), nn.Linear(hidden, num_classes))
+
+
+def nine_plain(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """The nine convolutions of `nine` without BatchNorm."""
+    return nine(num_classes, width, image_size, batchnorm=False)
+
+
+# Channels of the 3x3 convolutions between pools (Simonyan and Zisserman, 2014, table 1: B and D).
+VGG13 = ((64, 64), (128, 128), (256, 256), (512, 512), (512, 512))
+VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg(groups: Sequence[Sequence[int]], batchnorm: bool, num_classes: int, width: float, image_size: int) -> nn.Module:
+    """Groups of 3x3 convolutions with a pool behind each, and two hidden layers of 512 at width 1, with dropout.
+
+    The original's hidden layers have 4096 units, for images of 224 pixels.
+    """
+    halvings = 2 ** len(groups)
+    require(
+        image_size >= halvings,
+        "image_size",
+        image_size,
+        f"{len(groups)} pools halve it: it must be at least {halvings}",
+    )
+    layers: list[nn.Module] = []
+    c_in = 3
+    for group in groups:
+        for c_out in (scaled(c, width) for c in group):
+            layers += conv_block(c_in, c_out, batchnorm)
+            c_in = c_out
+        layers.append(nn.MaxPool2d(2))
+    layers.append(nn.Flatten())
+    sizes = [c_in * (image_size // halvings) ** 2, scaled(512, width), scaled(512, width)]
+    for fan_in, fan_out in itertools.pairwise(sizes):
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, added to the input, which a 1x1 convolution brings to shape if need be."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        same = stride == 1 and c_in == c_out
+        fit = [] if same else [nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)]
+        self.shortcut = nn.Sequential(*fit)
+        self.activation = nn.ReLU()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.body(images) + self.shortcut(images))
+
+
+def resnet18(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """ResNet-18 for small images (He et al., 2015): a 3x3 stem without a pool, four stages of two residual blocks."""
+    channels = [scaled(c, width) for c in (64, 64, 128, 256, 512)]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
+    ]  # fmt: skip
+    for stage, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
+        layers += [ResidualBlock(c_in, c_out, 1 if stage == 0 else 2), ResidualBlock(c_out, c_out, 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes))
+
+
 def conv_block(c_in: int, c_out: int, batchnorm: bool) -> list[nn.Module]:
     """Return a 3x3 convolution that keeps the size, with He initialisation, BatchNorm if asked for, and a ReLU."""
     norm = [nn.BatchNorm2d(c_out)] if batchnorm else []
@@ -55,7 +170,21 @@ def scaled(units: int, width: float) -> int:
     return max(1, round(units * width))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"linear": linear, "mlp": mlp, "cnn": cnn, "cnn_bn": cnn_bn}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "linear": linear,
+    "mlp": mlp,
+    "basenet": basenet,
+    "lenet": lenet,
+    "cnn": cnn,
+    "cnn_bn": cnn_bn,
+    "nine": nine,
+    "nine_plain": nine_plain,
+    "vgg13": functools.partial(vgg, VGG13, False),
+    "vgg13_bn": functools.partial(vgg, VGG13, True),
+    "vgg16": functools.partial(vgg, VGG16, False),
+    "vgg16_bn": functools.partial(vgg, VGG16, True),
+    "resnet18": resnet18,
+}
 
 
 def make_model(
@@ -82,3 +211,127 @@ def make_model(
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# --- what a network is made of ---
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of a layer table: what a module of a network does to an image.
+
+    Attributes:
+        name: its place in the network, as in `state_dict`.
+        kind: "Conv2d", "Linear", "MaxPool2d", ….
+        kernel: side of the window in pixels; None where there is none.
+        input, output: shapes without the batch.
+        parameters: trainable ones of this module alone.
+        multiply_adds: for one image; 0 where nothing is multiplied.
+    """
+
+    name: str
+    kind: str
+    kernel: int | None
+    input: tuple[int, ...]
+    output: tuple[int, ...]
+    parameters: int
+    multiply_adds: int
+
+    def __str__(self) -> str:
+        shapes = f"{' x '.join(map(str, self.input)):>15} -> {' x '.join(map(str, self.output)):<15}"
+        counts = f"{self.parameters:>12,}{self.multiply_adds:>14,}"
+        return f"{self.name:16}{self.kind:18}{self.kernel or '':>3} {shapes}{counts}"
+
+
+def layer_table(model: nn.Module, image_size: int = 32) -> list[Layer]:
+    """Return one row for each module without children, in the order in which an image passes them.
+
+    Written down by hooks while one black image goes through, so it says what the network does, not what it was meant
+    to do. The model is left as it was.
+    """
+    rows: list[Layer] = []
+
+    def write(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            kernel = getattr(module, "kernel_size", None)
+            own = sum(p.numel() for p in module.parameters(recurse=False) if p.requires_grad)
+            shapes = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
+            side = kernel[0] if isinstance(kernel, tuple) else kernel
+            rows.append(Layer(name, type(module).__name__, side, *shapes, own, multiply_adds(module, output)))
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
+    handles = [module.register_forward_hook(write(name)) for name, module in leaves if name]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return rows
+
+
+def multiply_adds(module: nn.Module, output: torch.Tensor) -> int:
+    """Return the multiplications, each with its addition, that a module makes for one image."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return module.weight[0].numel() * output[0].numel()
+    return 0
+
+
+def receptive_field(model: nn.Module, name: str, image_size: int = 256) -> int:
+    """Return the side, in pixels, of the square of the image that one unit of the layer called `name` depends on.
+
+    Measured: on a copy in which every convolution averages, every max-pool is an average, and no activation cuts, the
+    gradient of the middle unit is positive exactly where the image matters. It does not depend on the width, so a
+    narrow twin of a network answers fast.
+
+    Args:
+        image_size: larger than the field, or the border of the image cuts it off.
+
+    Raises:
+        ValueError: no layer has this name, or its output is no map of places.
+    """
+    require(name in dict(model.named_modules()), "name", name, "a name from layer_table(model)")
+    twin = copy.deepcopy(model).double().eval()
+    for parent in list(twin.modules()):
+        for child_name, child in list(parent.named_children()):
+            if isinstance(child, nn.MaxPool2d):
+                setattr(parent, child_name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
+            elif isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.LeakyReLU | nn.Dropout):
+                setattr(parent, child_name, nn.Identity())
+            elif isinstance(child, nn.Conv2d):
+                nn.init.constant_(child.weight, 1 / child.weight[0].numel())
+    images = torch.ones(1, 3, image_size, image_size, dtype=torch.float64, requires_grad=True)
+    try:
+        features = output_of(twin, name, images)
+    except RuntimeError:  # behind the convolutions a network takes its own image size alone
+        features = torch.empty(0)
+    require(features.ndim == 4, "name", name, "a layer whose output has places: a convolution or a pool")
+    middle = features[0, 0, features.shape[2] // 2, features.shape[3] // 2]
+    touched = torch.autograd.grad(middle, images)[0][0, 0].abs().amax(0).nonzero()
+    return int(touched.max() - touched.min()) + 1
+
+
+class Reached(Exception):
+    """The layer that was asked for has given its output."""
+
+
+def output_of(model: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
+    """Return what the module called `name` makes of the images, with its graph; what comes after it is not run."""
+    kept: list[torch.Tensor] = []
+
+    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        kept.append(output)
+        raise Reached
+
+    handle = model.get_submodule(name).register_forward_hook(hook)
+    try:
+        with contextlib.suppress(Reached):
+            model(images)
+    finally:
+        handle.remove()
+    return kept[0]

@@ -9,8 +9,16 @@ from torch import nn
 def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     """Return the share of the peak learning rate at `progress` in [0, 1], the fraction of all steps done.
 
-    A linear warm-up from 0 fills the first `warmup` of the steps; the schedule runs over the rest.
+    A linear warm-up from 0 fills the first `warmup` of the steps; the schedule runs over the rest. "one-cycle" warms up
+    by itself (Smith and Topin, 2017, as torch's OneCycleLR has it): a cosine from 1/25 to 1, over 0.3 of the steps if
+    `warmup` is 0, and a cosine down to 1/250,000.
     """
+    if schedule == "one-cycle":
+        top = warmup or 0.3
+        start, end, share = (
+            (1 / 25, 1.0, progress / top) if progress < top else (1.0, 4e-6, (progress - top) / (1 - top))
+        )
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
     if progress < warmup:
         return progress / warmup
     rest = (progress - warmup) / (1 - warmup)

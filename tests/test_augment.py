@@ -3,16 +3,97 @@ import torch
 from scipy.stats import chisquare
 from small import random_split
 from torch.nn.functional import pad
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as v2
 
-from cifar_helpers.augment import Flip, Normaliser, PadCrop, augment_batch, permute_pixels
+from cifar_helpers.augment import (
+    AlternatingFlip,
+    ColourJitter,
+    Cutout,
+    Flip,
+    Normaliser,
+    PadCrop,
+    Rotation,
+    VerticalFlip,
+    augment_batch,
+    permute_pixels,
+)
 from cifar_helpers.runtime import make_generator
 
 IMAGES = torch.randint(0, 256, (50, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def stream(*keys):
+    """Return a stream of its own for each of `keys`."""
+    return lambda epoch: make_generator(*keys, epoch)
+
+
 def apply(augmentation, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Return all images, augmented."""
     return augment_batch(images, torch.arange(len(images)), (augmentation,), (drawn,))
+
+
+EVERY = (
+    Flip(), AlternatingFlip(), VerticalFlip(), PadCrop(2), Cutout(3), ColourJitter(0.4, 0.4, 0.4), Rotation(30.0)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
+def test_an_augmentation_changes_pictures_and_neither_type_nor_argument(augmentation):
+    before = IMAGES.clone()
+    first, second = (apply(augmentation, IMAGES, augmentation.draw(50, epoch, stream(0))) for epoch in (0, 1))
+    again = apply(augmentation, IMAGES, augmentation.draw(50, 0, stream(0)))
+    assert first.dtype == torch.uint8
+    assert first.shape == IMAGES.shape
+    assert torch.equal(IMAGES, before)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, IMAGES)
+
+
+def test_an_alternating_flip_shows_both_sides_in_two_epochs():
+    drawn = [AlternatingFlip().draw(1000, epoch, stream(0)) for epoch in range(4)]
+    assert torch.equal(drawn[0], ~drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+    assert abs(drawn[0].float().mean() - 0.5) < 0.06
+    assert not torch.equal(drawn[0], AlternatingFlip().draw(1000, 0, stream(1)))
+
+
+def test_a_vertical_flip_is_upside_down():
+    assert torch.equal(apply(VerticalFlip(), IMAGES, torch.ones(50, dtype=torch.bool)), IMAGES.flip(-2))
+
+
+def test_cutout_covers_a_square_and_at_the_border_a_part_of_it():
+    drawn = torch.tensor([[0.5, 0.5], [0.0, 0.0], [0.99, 0.5]])
+    covered = apply(Cutout(4, level=(1, 2, 3)), torch.full((3, 3, 8, 8), 9, dtype=torch.uint8), drawn)
+    masks = (covered[:, 0] == 1).int()
+    assert (covered[:, 1] == 2).int().equal(masks)
+    assert [m.sum().item() for m in masks] == [16, 4, 12]
+    assert masks[0, 2:6, 2:6].all()
+    assert masks[1, :2, :2].all()
+
+
+def test_jitter_is_that_of_torchvision_one_step_after_the_other():
+    jitter, drawn = ColourJitter(0.5, 0.4, 0.3), ColourJitter().draw(50, 0, stream(6))
+    found = apply(jitter, IMAGES, drawn)
+    for image, row, ours in zip(IMAGES, drawn.tolist(), found, strict=True):
+        steps = (v2.adjust_brightness, v2.adjust_contrast, v2.adjust_saturation)
+        for step, strength, choice in zip(steps, (0.5, 0.4, 0.3), row, strict=True):
+            image = step(image, 1 + strength * choice)
+        assert (image.int() - ours.int()).abs().max() <= 1
+
+
+def test_jitter_with_default_arguments_does_nothing():
+    assert torch.equal(apply(ColourJitter(), IMAGES, ColourJitter().draw(50, 0, stream(6))), IMAGES)
+
+
+def test_rotation_is_that_of_torchvision():
+    rotation, drawn = Rotation(40.0, level=(0, 0, 0)), Rotation(40.0).draw(50, 0, stream(7))
+    found = apply(rotation, IMAGES, drawn)
+    for image, angle, ours in zip(IMAGES, drawn.tolist(), found, strict=True):
+        expected = v2.rotate(image, angle, interpolation=InterpolationMode.BILINEAR)
+        assert (expected.int() - ours.int()).abs().float().mean() < 0.6
+    assert torch.equal(apply(rotation, IMAGES, torch.zeros(50)), IMAGES)
 
 
 def test_flipping_twice_is_the_identity_and_leaves_the_argument_alone():
@@ -26,13 +107,13 @@ def test_flipping_twice_is_the_identity_and_leaves_the_argument_alone():
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_flip_draws_with_its_probability(p):
-    drawn = Flip(p).draw(10_000, make_generator(1))
+    drawn = Flip(p).draw(10_000, 0, stream(1))
     assert abs(drawn.float().mean() - p) < 0.02
 
 
 @pytest.mark.parametrize("padding", [1, 2, 4])
 def test_pad_crop_is_a_window_of_the_reflected_image(padding):
-    drawn = PadCrop(padding).draw(50, make_generator(2))
+    drawn = PadCrop(padding).draw(50, 0, stream(2))
     found = apply(PadCrop(padding), IMAGES, drawn)
     padded = pad(IMAGES.float(), [padding] * 4, mode="reflect").to(torch.uint8)
     for image, window, (y, x) in zip(padded, found, drawn.tolist(), strict=True):
@@ -41,14 +122,14 @@ def test_pad_crop_is_a_window_of_the_reflected_image(padding):
 
 def test_moves_follow_one_another_and_paint_comes_last():
     class Invert:
-        def draw(self, count, generator):
+        def draw(self, count, epoch, stream):
             return torch.ones(count, dtype=torch.bool)
 
         def paint(self, images, drawn):
             return torch.where(drawn[:, None, None, None], 255 - images, images)
 
     steps = (Flip(1.0), PadCrop(2), Invert(), Flip(1.0))
-    draws = [step.draw(50, make_generator(5, i)) for i, step in enumerate(steps)]
+    draws = [step.draw(50, 0, stream(5, i)) for i, step in enumerate(steps)]
     numbers = torch.tensor([7, 3, 41])
     expected = IMAGES[numbers]
     for i in (0, 1, 3, 2):
@@ -58,14 +139,14 @@ def test_moves_follow_one_another_and_paint_comes_last():
 
 
 def test_crop_offsets_are_uniform_over_81_places():
-    drawn = PadCrop(4).draw(81 * 200, make_generator(3))
+    drawn = PadCrop(4).draw(81 * 200, 0, stream(3))
     counts = torch.bincount(drawn[:, 0] * 9 + drawn[:, 1], minlength=81)
     assert chisquare(counts.numpy()).pvalue > 1e-3
 
 
 def test_a_batch_of_one_changes_as_it_does_in_a_larger_batch():
-    for augmentation in (Flip(), PadCrop(2)):
-        drawn = augmentation.draw(50, make_generator(4))
+    for augmentation in EVERY:
+        drawn = augmentation.draw(50, 0, stream(4))
         whole = apply(augmentation, IMAGES, drawn)
         assert all(
             torch.equal(apply(augmentation, IMAGES[i : i + 1], drawn[i : i + 1])[0], whole[i]) for i in range(50)
@@ -78,7 +159,12 @@ def test_a_batch_of_one_changes_as_it_does_in_a_larger_batch():
         (lambda: Flip(1.5), "p=1.5"),
         (lambda: PadCrop(-1), "padding=-1"),
         (lambda: PadCrop(2.0), "padding=2.0"),
-        (lambda: apply(PadCrop(8), IMAGES, PadCrop(8).draw(50, make_generator(0))), "padding=8"),
+        (lambda: VerticalFlip(-0.1), "p=-0.1"),
+        (lambda: Cutout(0), "size=0"),
+        (lambda: apply(Cutout(9), IMAGES, torch.zeros(50, 2)), "size=9"),
+        (lambda: ColourJitter(contrast=1.5), "contrast=1.5"),
+        (lambda: Rotation(200), "degrees=200"),
+        (lambda: apply(PadCrop(8), IMAGES, PadCrop(8).draw(50, 0, stream(0))), "padding=8"),
     ],
 )
 def test_bad_arguments_are_named(make, words):

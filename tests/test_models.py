@@ -1,9 +1,14 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_helpers.models import MODELS, count_parameters, make_model
+from cifar_helpers.models import MODELS, count_parameters, layer_table, make_model, receptive_field
 
-PARAMETERS = {"linear": 30_730, "mlp": 3_805_450, "cnn": 2_177_482, "cnn_bn": 2_178_346}
+PARAMETERS = {
+    "linear": 30_730, "mlp": 3_805_450, "basenet": 85_082, "lenet": 1_114_196, "cnn": 2_177_482, "cnn_bn": 2_178_346,
+    "nine": 24_670_538, "nine_plain": 24_666_970, "vgg13": 9_935_434, "vgg13_bn": 9_938_378, "vgg16": 15_245_130,
+    "vgg16_bn": 15_249_354, "resnet18": 11_173_962,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -33,7 +38,7 @@ def test_a_seed_decides_the_weights_and_nothing_else(name):
 
 def test_other_image_sizes_work():
     for name in MODELS:
-        assert make_model(name, 3, width=0.1, image_size=48)(torch.randn(1, 3, 48, 48)).shape == (1, 3)
+        assert make_model(name, 3, width=0.1, image_size=48).eval()(torch.randn(1, 3, 48, 48)).shape == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,65 @@ def test_signals_keep_their_scale_through_the_convolutions():
     """He initialisation: a plain network of six convolutions neither fades nor explodes."""
     activations = make_model("cnn")[:15](torch.randn(16, 3, 32, 32))
     assert 0.3 < activations.std() < 3
+
+
+def test_resnet18_has_the_parameters_of_the_published_one():
+    assert count_parameters(make_model("resnet18", 100)) == 11_220_132
+
+
+@pytest.mark.parametrize("name", ["vgg13", "vgg16_bn"])
+def test_a_small_image_is_refused_by_the_network_that_pools_it_away(name):
+    with pytest.raises(ValueError, match="image_size=16 is not allowed: 5 pools halve it"):
+        make_model(name, image_size=16)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_layer_table_counts_what_the_network_does(name):
+    """Against torch's own counter, which sees the operations and knows no modules; it counts two per multiply-add."""
+    model = make_model(name, width=0.25).train()
+    rows = layer_table(model)
+    assert all(module.training for module in model.modules())
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, 32, 32))
+    assert sum(row.multiply_adds for row in rows) == counter.get_total_flops() / 2
+    assert sum(row.parameters for row in rows) == count_parameters(model)
+    assert rows[0].input == (3, 32, 32)
+    assert rows[-1].output == (10,)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_the_thirteenth_convolution_of_vgg_sees_two_by_two_places():
+    convolutions = [row for row in layer_table(make_model("vgg16_bn", width=1 / 16)) if row.kind == "Conv2d"]
+    assert len(convolutions) == 13
+    assert convolutions[-1].output[1:] == (2, 2)
+    assert "3 " in str(convolutions[-1])
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "number", "pixels"),
+    [
+        ("cnn", "Conv2d", 0, 3),
+        ("cnn", "Conv2d", 1, 5),
+        ("cnn", "MaxPool2d", 0, 6),
+        ("cnn", "MaxPool2d", 2, 36),
+        ("basenet", "MaxPool2d", 1, 16),
+        ("vgg16", "Conv2d", 12, 196),
+        ("vgg16_bn", "MaxPool2d", 4, 212),
+        ("resnet18", "Conv2d", 0, 3),
+        ("resnet18", "Conv2d", 1, 5),
+    ],
+)
+def test_receptive_fields_are_those_that_one_computes_by_hand(model, kind, number, pixels):
+    twin = make_model(model, width=1 / 32)
+    before = {key: value.clone() for key, value in twin.state_dict().items()}
+    names = [row.name for row in layer_table(twin) if row.kind == kind]
+    assert receptive_field(twin, names[number]) == pixels
+    assert all(torch.equal(before[key], value) for key, value in twin.state_dict().items())
+
+
+def test_layers_without_places_and_unknown_ones_are_named():
+    model = make_model("cnn", width=1 / 32)
+    with pytest.raises(ValueError, match="a layer whose output has places"):
+        receptive_field(model, [row.name for row in layer_table(model)][-1])
+    with pytest.raises(ValueError, match="name='conv1' is not allowed"):
+        receptive_field(model, "conv1")

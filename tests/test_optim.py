@@ -50,3 +50,16 @@ def test_every_optimizer_steps_downhill_at_the_given_rate(name):
         optimizer.step()
     assert losses[-1] < losses[0]
     assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+
+
+def test_one_cycle_is_that_of_torch():
+    total = 2000
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.5, total_steps=total, cycle_momentum=False)
+    for step in range(total):
+        assert 0.5 * lr_factor("one-cycle", step / (total - 1)) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=2e-3
+        )
+        optimizer.step()
+        if step < total - 1:
+            reference.step()
