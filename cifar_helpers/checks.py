@@ -19,7 +19,7 @@ from torch import nn
 from cifar_helpers import metrics
 from cifar_helpers.arguments import require
 from cifar_helpers.optim import make_optimizer
-from cifar_helpers.runtime import private_randomness, seed_everything
+from cifar_helpers.runtime import deterministic_kernels, private_randomness, seed_everything
 from cifar_helpers.train import evaluate, evaluating, hash_tensors, train_epoch
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -131,12 +131,11 @@ def loaders_randomness(pipeline: Pipeline) -> Iterator[None]:
             generator.set_state(state)
 
 
-def one_epoch(pipeline: Pipeline, epoch: int = 0, seed: int | None = None) -> Iterator[Batch]:
+def one_epoch(pipeline: Pipeline, epoch: int = 0) -> Iterator[Batch]:
     """Return the training batches of an epoch, each of BATCH_SIZE examples or fewer."""
-    batches, seed = pipeline.train, pipeline.seed if seed is None else seed
-    if hasattr(batches, "epoch"):
-        return batches.epoch(epoch, seed=seed, batch_size=BATCH_SIZE)
-    return ((images[:BATCH_SIZE], labels[:BATCH_SIZE]) for images, labels in batches)
+    if hasattr(pipeline.train, "epoch"):
+        return pipeline.train.epoch(epoch, seed=pipeline.seed, batch_size=BATCH_SIZE)
+    return ((images[:BATCH_SIZE], labels[:BATCH_SIZE]) for images, labels in pipeline.train)
 
 
 def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
@@ -397,10 +396,10 @@ def check_fresh_gradients(pipeline: Pipeline):
 @check("same seed")
 def check_seed(pipeline: Pipeline):
     """The same seed gives the same weights to the last bit; another epoch gives another order."""
-    weights = []
+    weights, on_cuda = [], device_of(pipeline.model).type == "cuda"
     for _ in range(2):
         seed_everything(pipeline.seed)
-        with loaders_randomness(pipeline):
+        with loaders_randomness(pipeline), deterministic_kernels(on_cuda):
             weights.append(train_copy(pipeline, serve(pipeline, 3)).state_dict())
     differ = sum(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     shuffled = isinstance(pipeline.train, list | tuple) or not same_order(pipeline)
@@ -479,14 +478,14 @@ def check_baselines(pipeline: Pipeline):
     return scores["real"] - blind > margin, scores["real"] - blind, f"> {margin:.3f} of accuracy", why
 
 
-def baseline_scores(pipeline: Pipeline, steps: int = BASELINE_STEPS) -> Iterator[dict[str, float]]:
-    """Yield validation accuracies after every `steps` steps: on the data as it is, on zeros, on shuffled labels."""
+def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
+    """Yield validation accuracies after every BASELINE_STEPS: on the data as it is, on zeros, on shuffled labels."""
     images, labels = gather(pipeline.val, BASELINE_IMAGES)
     models = {name: copy.deepcopy(pipeline.model) for name in SPOILED}
     optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}
     served = endless(pipeline)
     while True:
-        pool, scores = list(itertools.islice(served, steps)), {}
+        pool, scores = list(itertools.islice(served, BASELINE_STEPS)), {}
         for name, (spoil_images, spoil_labels) in SPOILED.items():
             batches = [(spoil_images(x), spoil_labels(y)) for x, y in pool]
             pipeline.train_epoch(models[name], batches, optimizers[name], loss=pipeline.loss)
@@ -518,12 +517,12 @@ def check_capacity(pipeline: Pipeline):
     return drop > 0.01, drop, "> 0.01 lower at every step up", why
 
 
-def capacity_losses(pipeline: Pipeline, widths: Iterable[float] = CAPACITY_WIDTHS) -> list[float]:
+def capacity_losses(pipeline: Pipeline) -> list[float]:
     """Return the training loss of models of growing width after equal steps on the same images."""
     pool = list(serve(pipeline, CAPACITY_BATCHES))
     whole = gather(pool, CAPACITY_BATCHES * BATCH_SIZE)
     losses = []
-    for width in widths:
+    for width in CAPACITY_WIDTHS:
         batches = itertools.islice(itertools.cycle(pool), CAPACITY_STEPS)
         model = train_copy(pipeline, batches, pipeline.build(width).to(device_of(pipeline.model)))
         losses.append(metrics.sums(training_logits(model, whole[0]), whole[1]).loss)
