@@ -244,6 +244,13 @@ def reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
 
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return float images (B, C, size, size), bilinear with antialiasing; the same tensor if it is of that size."""
+    if images.shape[-1] == size:
+        return images
+    return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
 def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
     """Return images (N, C, H, W) whose pixels stand elsewhere: one random permutation of places for all of them."""
     height, width = images.shape[-2:]

@@ -33,6 +33,9 @@ class TrainConfig:
             and a cosine down.
         warmup: fraction of all steps in which the learning rate rises from 0, in [0, 1).
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        norm_bias_lr: factor on the learning rate of the biases of BatchNorm.
+        image_sizes: pairs (share of all steps, pixels): from this share on, training images have this size. () leaves
+            them as they are; validation is always at full size.
         augment: augmentations from `augment`, applied in order to the training batches only.
         patience: stop after this many epochs without a better validation accuracy; None never stops.
         max_steps: stop after this many optimizer steps in all; None leaves it to `epochs`.
@@ -54,6 +57,8 @@ class TrainConfig:
     schedule: str = "constant"
     warmup: float = 0.0
     label_smoothing: float = 0.0
+    norm_bias_lr: float = 1.0
+    image_sizes: tuple[tuple[float, int], ...] = ()
     augment: tuple = ()
     patience: int | None = None
     max_steps: int | None = None
@@ -74,6 +79,12 @@ class TrainConfig:
             require(value is None or (isinstance(value, int) and value >= 1), name, value, "None, or at least 1")
         require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
         require(self.width > 0, "width", self.width, "a positive factor; 0.5 halves every layer")
+        require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
+        shares = [share for share, _ in self.image_sizes]
+        ordered = shares == sorted(set(shares)) and shares[:1] in ([], [0]) and all(share < 1 for share in shares)
+        sized = all(isinstance(size, int) and size >= 8 for _, size in self.image_sizes)
+        allowed = "rising shares from 0 to below 1, each with whole pixels of 8 or more: ((0, 24), (0.5, 32))"
+        require(ordered and sized, "image_sizes", self.image_sizes, allowed)
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         for name in ("momentum", "warmup", "label_smoothing"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
@@ -82,6 +93,7 @@ class TrainConfig:
     def to_dict(self) -> dict:
         """Return the configuration as JSON-ready plain values; each augmentation is named by its class."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["image_sizes"] = [list(pair) for pair in self.image_sizes]
         plain["augment"] = [{"name": type(a).__name__, **dataclasses.asdict(a)} for a in self.augment]
         return plain
 

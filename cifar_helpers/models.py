@@ -157,6 +157,78 @@ def resnet18(num_classes: int, width: float, image_size: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes))
 
 
+STEM_FILTERS = 24  # the 12 principal directions of a 2x2 patch in three channels, each with both signs
+
+
+class GlobalMax(nn.Module):
+    """The largest value of every channel (B, C, H, W) to (B, C), for images of any size."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.amax((2, 3))
+
+
+class Scale(nn.Module):
+    """Multiply by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.factor * logits
+
+    def extra_repr(self) -> str:
+        return f"{self.factor:.4g}"
+
+
+def fast(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """A frozen 2x2 stem, which `whiten` sets, and three groups of two convolutions, 64-256-256 channels at width 1.
+
+    After Jordan's airbench94 (arXiv 2404.00498): the convolutions begin as the identity, BatchNorm has a bias alone, a
+    global max follows, and the logits are divided by 9. It takes images of any size from 9 pixels on.
+    """
+    require(image_size >= 9, "image_size", image_size, "a 2x2 stem and three pools need at least 9")
+    channels = [STEM_FILTERS] + [scaled(c, width) for c in (64, 256, 256)]
+    stem = nn.Conv2d(3, STEM_FILTERS, 2)
+    stem.weight.requires_grad_(False)
+    layers: list[nn.Module] = [stem, nn.SiLU()]
+    for c_in, c_out in itertools.pairwise(channels):
+        layers += [dirac_conv(c_in, c_out), nn.MaxPool2d(2), bias_norm(c_out), nn.SiLU()]
+        layers += [dirac_conv(c_out, c_out), bias_norm(c_out), nn.SiLU()]
+    head = nn.Linear(channels[-1], num_classes, bias=False)
+    with torch.no_grad():
+        head.weight /= head.weight.std()
+    return nn.Sequential(*layers, GlobalMax(), head, Scale(1 / 9))
+
+
+def dirac_conv(c_in: int, c_out: int) -> nn.Conv2d:
+    """Return a 3x3 convolution without bias whose first filters pass the input channels on as they are."""
+    conv = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[: min(c_in, c_out)])
+    return conv
+
+
+def bias_norm(channels: int) -> nn.BatchNorm2d:
+    """Return BatchNorm whose factor stays 1; its statistics follow fast, for short trainings."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm
+
+
+def whiten(model: nn.Module, images: torch.Tensor) -> None:
+    """Set the stem of `fast` from normalised images (N, 3, H, W), so that its outputs are uncorrelated and of one size.
+
+    Its filters are the principal directions of the 2x2 patches over the roots of their variances, with both signs. Some
+    thousand images of the training split are enough.
+    """
+    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, STEM_FILTERS // 2).double()
+    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (directions / (variances + 5e-4).sqrt()).T.flip(0).view(-1, 3, 2, 2).to(images.dtype)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.cat([filters, -filters]))
+
+
 def conv_block(c_in: int, c_out: int, batchnorm: bool) -> list[nn.Module]:
     """Return a 3x3 convolution that keeps the size, with He initialisation, BatchNorm if asked for, and a ReLU."""
     norm = [nn.BatchNorm2d(c_out)] if batchnorm else []
@@ -184,6 +256,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": functools.partial(vgg, VGG16, False),
     "vgg16_bn": functools.partial(vgg, VGG16, True),
     "resnet18": resnet18,
+    "fast": fast,
 }
 
 

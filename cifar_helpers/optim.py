@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
@@ -25,13 +26,18 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     return {"constant": 1.0, "cosine": (1 + math.cos(math.pi * rest)) / 2, "triangular": 1 - rest}[schedule]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Return two groups: weights of two or more dimensions, which decay, and biases and norms, which do not."""
+def parameter_groups(model: nn.Module, weight_decay: float, norm_bias_lr: float = 1.0) -> list[dict]:
+    """Return groups without empty ones: weights of two or more dimensions, which decay; biases and norms, which do not;
+    and, if `norm_bias_lr` is not 1, the biases of BatchNorm, whose learning rate is that many times as high."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and norm_bias_lr != 1]
+    fast = {id(module.bias) for module in norms}
     trainable = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay, "lr_factor": 1.0},
+        {"params": [p for p in trainable if p.ndim < 2 and id(p) not in fast], "weight_decay": 0.0, "lr_factor": 1.0},
+        {"params": [p for p in trainable if id(p) in fast], "weight_decay": 0.0, "lr_factor": norm_bias_lr},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def make_optimizer(
@@ -42,9 +48,12 @@ def make_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
     nesterov: bool = True,
+    norm_bias_lr: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return SGD, Adam or AdamW over the model's trainable parameters, which must be on their device already."""
-    groups = [group for group in parameter_groups(model, weight_decay) if group["params"]]
+    groups = parameter_groups(model, weight_decay, norm_bias_lr)
+    for group in groups:
+        group["lr"] = lr * group["lr_factor"]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
@@ -52,6 +61,6 @@ def make_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr`."""
+    """Give every parameter group the learning rate `lr`, times its own factor if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)

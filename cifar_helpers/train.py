@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cifar_helpers import metrics
+from cifar_helpers.augment import resize
 from cifar_helpers.config import TrainConfig, digest
 from cifar_helpers.metrics import Sums
 from cifar_helpers.optim import lr_factor, make_optimizer, set_lr
@@ -66,19 +67,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def predict(model: nn.Module, batches: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float32 logits (N, C) and int64 labels (N,) of all batches, on the CPU.
 
-    Computed in float32 on every device, so that no count depends on the batch size.
+    Computed in float32 on every device, so that no count depends on the batch size. With `mirrored` the logits are the
+    mean of those of the image and of its mirror image, at twice the cost.
     """
     with evaluating(model):
-        logits, labels = zip(*((model(x).float().cpu(), y.cpu()) for x, y in batches), strict=True)
+        scored = ((model(x) + model(x.flip(-1)) if mirrored else model(x), y) for x, y in batches)
+        logits, labels = zip(*((z.float().cpu() / (1 + mirrored), y.cpu()) for z, y in scored), strict=True)
     return torch.cat(logits), torch.cat(labels)
 
 
-def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Sums:
-    """Return loss and hits summed over all examples."""
-    return metrics.sums(*predict(model, batches))
+def evaluate(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False) -> Sums:
+    """Return loss and hits summed over all examples; `mirrored` as in `predict`."""
+    return metrics.sums(*predict(model, batches, mirrored))
 
 
 # --- training ---
@@ -252,6 +255,7 @@ class Run:
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             nesterov=config.nesterov,
+            norm_bias_lr=config.norm_bias_lr,
         )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype == torch.float16 else None
         self.forward = torch.compile(model) if config.compile else model
@@ -285,7 +289,8 @@ class Run:
         lrs = [config.lr * lr_factor(config.schedule, share, config.warmup) for share in shares]
         torch.manual_seed(make_generator("dropout", config.seed, epoch).initial_seed())
         with Timer(self.device) as timer:
-            batches = show_bar(itertools.islice(epoch_batches(self.train, epoch, config), steps), steps, name)
+            batches = resized(epoch_batches(self.train, epoch, config), shares, config.image_sizes)
+            batches = show_bar(batches, steps, name)
             trained = train_epoch(
                 self.forward,
                 batches,
@@ -386,6 +391,13 @@ def epoch_batches(train, epoch: int, config: TrainConfig) -> Iterable[Batch]:
     if not hasattr(train, "epoch"):
         return train
     return train.epoch(epoch, seed=config.seed, batch_size=config.batch_size, augment=config.augment)
+
+
+def resized(batches: Iterable[Batch], shares: Iterable[float], sizes: Sequence[tuple[float, int]]) -> Iterator[Batch]:
+    """Yield one batch for each share of all steps, its images in the size that is due at that share."""
+    for (images, labels), share in zip(batches, shares, strict=False):
+        due = [size for start, size in sizes if start <= share]
+        yield (resize(images, due[-1]) if due else images), labels
 
 
 def count_steps(train, config: TrainConfig) -> int:

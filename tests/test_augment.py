@@ -17,6 +17,7 @@ from cifar_helpers.augment import (
     VerticalFlip,
     augment_batch,
     permute_pixels,
+    resize,
 )
 from cifar_helpers.runtime import make_generator
 
@@ -206,3 +207,9 @@ def test_permuted_pixels_are_the_same_pixels_in_one_other_order_for_all_images()
     assert torch.equal(permuted, images.flatten(2)[:, :, places].view_as(images))
     assert torch.equal(permuted, permute_pixels(images, seed=0))
     assert not torch.equal(permuted, permute_pixels(images, seed=1))
+
+
+def test_resized_images_are_those_of_torchvision():
+    images = IMAGES.float()
+    assert resize(images, 8) is images
+    assert torch.allclose(resize(images, 5), v2.resize(images, [5, 5], antialias=True), atol=1e-3)

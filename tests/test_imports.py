@@ -31,7 +31,7 @@ TABLE = {
     "classify": {"augment", "models", "storage"},
     # level 3
     "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
-    "train": {"config", "metrics", "optim", "runs", "runtime", "storage"},
+    "train": {"augment", "config", "metrics", "optim", "runs", "runtime", "storage"},
     # level 4
     "checks": {"arguments", "metrics", "optim", "runtime", "train"},
     # level 5

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_helpers.models import MODELS, count_parameters, layer_table, make_model, receptive_field
+from cifar_helpers.models import MODELS, count_parameters, dirac_conv, layer_table, make_model, receptive_field, whiten
 
 PARAMETERS = {
     "linear": 30_730, "mlp": 3_805_450, "basenet": 85_082, "lenet": 1_114_196, "cnn": 2_177_482, "cnn_bn": 2_178_346,
     "nine": 24_670_538, "nine_plain": 24_666_970, "vgg13": 9_935_434, "vgg13_bn": 9_938_378, "vgg16": 15_245_130,
-    "vgg16_bn": 15_249_354, "resnet18": 11_173_962,
+    "vgg16_bn": 15_249_354, "resnet18": 11_173_962, "fast": 1_971_352,
 }  # fmt: skip
 
 
@@ -125,3 +125,33 @@ def test_layers_without_places_and_unknown_ones_are_named():
         receptive_field(model, [row.name for row in layer_table(model)][-1])
     with pytest.raises(ValueError, match="name='conv1' is not allowed"):
         receptive_field(model, "conv1")
+
+
+def test_a_whitened_stem_gives_uncorrelated_outputs_of_one_size():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.nn.functional.avg_pool2d(torch.randn(400, 3, 34, 34, generator=generator), 3, 1)  # neighbours agree
+    images = images / images.std()
+    model = make_model("fast", width=1 / 16)
+    whiten(model, images)
+    stem = model[0](images) - model[0].bias.view(1, -1, 1, 1)
+    assert torch.allclose(stem[:, :12], -stem[:, 12:], atol=1e-5)
+    outputs = stem[:, :12].transpose(0, 1).flatten(1)
+    second_moments = outputs @ outputs.T / outputs.shape[1]
+    assert torch.allclose(second_moments, torch.eye(12), atol=0.05)
+    assert not model[0].weight.requires_grad
+
+
+def test_dirac_convolutions_begin_by_passing_their_input_on():
+    images = torch.randn(2, 6, 5, 5)
+    assert torch.allclose(dirac_conv(6, 8)(images)[:, :6], images, atol=1e-6)
+    assert torch.allclose(dirac_conv(6, 4)(images), images[:, :4], atol=1e-6)
+
+
+def test_the_fast_network_takes_several_sizes_and_trains_no_factor_of_batchnorm():
+    model = make_model("fast", width=1 / 16)
+    assert {model(torch.randn(2, 3, size, size)).shape for size in (20, 24, 32)} == {(2, 10)}
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(norms) == 6
+    assert not any(norm.weight.requires_grad for norm in norms)
+    with pytest.raises(ValueError, match="image_size=8"):
+        make_model("fast", image_size=8)

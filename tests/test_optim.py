@@ -35,6 +35,16 @@ def test_frozen_parameters_are_left_out():
     assert {id(p) for p in held} == {id(p) for p in net[1].parameters()}
 
 
+def test_biases_of_batchnorm_get_their_own_rate():
+    optimizer = make_optimizer(NET, lr=0.1, weight_decay=0.2, norm_bias_lr=16.0)
+    held = {len(group["params"]): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups}
+    assert len(optimizer.param_groups) == 3
+    assert held[1] == (pytest.approx(1.6), 0.0)
+    assert optimizer.param_groups[-1]["params"][0] is NET[1].bias
+    set_lr(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.01, 0.16])
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_every_optimizer_steps_downhill_at_the_given_rate(name):
     net = nn.Linear(3, 1)

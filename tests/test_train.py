@@ -94,6 +94,16 @@ def test_modes_are_restored_after_an_error():
     assert all(module.training for module in net.modules())
 
 
+def test_mirrored_logits_are_the_mean_of_both_sides():
+    net, (_, val) = tiny_net(), small_batches()
+    both, labels = predict(net, val, mirrored=True)
+    plain = predict(net, val)[0]
+    mirror = predict(net, [(x.flip(-1), y) for x, y in val])[0]
+    assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
+    assert not torch.allclose(both, plain, atol=1e-3)
+    assert evaluate(net, val, mirrored=True).correct == int((both.argmax(1) == labels).sum())
+
+
 # --- one epoch ---
 
 
@@ -114,12 +124,12 @@ def test_fifty_steps_of_fit_are_the_loop_that_one_writes_by_hand():
 
 def test_an_epoch_trains_on_the_loss_it_is_given():
     net = nn.Linear(5, 2)
-    batches = [(torch.randn(6, 5), torch.arange(6) % 2)]
+    batches = [(torch.ones(6, 5), torch.arange(6) % 2)]
     mse = lambda logits, labels: ((logits[:, 0] - 7.0) ** 2).mean()  # noqa: E731
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     losses = [train_epoch(net, batches, optimizer, loss=mse).loss for _ in range(60)]
     assert losses[0] > 20
-    assert losses[-1] < 0.5
+    assert losses[-1] < 0.01
 
 
 def test_a_list_of_tensors_and_a_linear_layer_are_enough():
@@ -501,6 +511,19 @@ def test_cuda_trains_in_every_format_and_resumes_with_the_same_bits(tmp_path, pr
     cut_short(path, 2, config, monkeypatch, device="cuda")
     fit(resumed, *small_batches(device="cuda"), config, checkpoint=path)
     assert equal_weights(resumed, whole)
+
+
+# --- sizes ---
+
+
+def test_training_images_have_the_size_that_is_due_and_validation_images_their_own():
+    seen = []
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4))
+    net.register_forward_pre_hook(lambda module, inputs: seen.append((module.training, inputs[0].shape[-1])))
+    config = dataclasses.replace(TINY, epochs=2, image_sizes=((0, 6 + 2), (0.5, 10), (0.75, 12)))
+    fit(net, *small_batches(64), config)
+    assert [size for training, size in seen if training] == [8, 8, 8, 8, 10, 10, 12, 12]
+    assert {size for training, size in seen if not training} == {8}
 
 
 # --- sweeps ---
