@@ -103,16 +103,8 @@ class AlternatingFlip:
 
 
 @dataclass(frozen=True)
-class VerticalFlip:
+class VerticalFlip(Flip):
     """Turn upside down with probability `p`: for most photographs a counter-example, because the world has an up."""
-
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
-
-    def draw(self, count: int, epoch: int, stream: Stream) -> torch.Tensor:
-        return torch.rand(count, generator=stream(epoch)) < self.p
 
     def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return mirrored(rows, drawn), columns

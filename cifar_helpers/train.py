@@ -395,7 +395,7 @@ def epoch_batches(train, epoch: int, config: TrainConfig) -> Iterable[Batch]:
 
 def resized(batches: Iterable[Batch], shares: Iterable[float], sizes: Sequence[tuple[float, int]]) -> Iterator[Batch]:
     """Yield one batch for each share of all steps, its images in the size that is due at that share."""
-    for (images, labels), share in zip(batches, shares, strict=False):
+    for share, (images, labels) in zip(shares, batches, strict=False):  # in this order no batch is drawn in vain
         due = [size for start, size in sizes if start <= share]
         yield (resize(images, due[-1]) if due else images), labels
 

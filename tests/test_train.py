@@ -25,6 +25,7 @@ from cifar_helpers.train import (
     final_test,
     fit,
     predict,
+    resized,
     sweep,
     train_epoch,
 )
@@ -514,6 +515,13 @@ def test_cuda_trains_in_every_format_and_resumes_with_the_same_bits(tmp_path, pr
 
 
 # --- sizes ---
+
+
+def test_no_batch_is_drawn_that_is_not_trained_on():
+    drawn = []
+    batches = (drawn.append(i) or GOOD for i in range(9))
+    assert len(list(resized(batches, [0.1, 0.5], ()))) == 2
+    assert drawn == [0, 1]
 
 
 def test_training_images_have_the_size_that_is_due_and_validation_images_their_own():
