@@ -225,6 +225,24 @@ class Rotation:
         return turned.round().clamp(0, 255).to(torch.uint8)
 
 
+def mixup(images: torch.Tensor, targets: torch.Tensor, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return every image, and its target, mixed with those at the mirrored place in the batch (Zhang et al., 2018).
+
+    Args:
+        images: float (B, C, H, W).
+        targets: probabilities (B, num_classes).
+        share: of the image itself, in [0, 1].
+
+    Raises:
+        ValueError: the targets are class numbers, which cannot be mixed.
+    """
+    require(0 <= share <= 1, "share", share, "a share lies in [0, 1]")
+    soft = targets.is_floating_point() and targets.ndim == 2
+    allowed = "probabilities (B, num_classes): functional.one_hot(labels, num_classes).float()"
+    require(soft, "targets", f"{targets.dtype} {tuple(targets.shape)}", allowed)
+    return torch.lerp(images.flip(0), images, share), torch.lerp(targets.flip(0), targets, share)
+
+
 def mirrored(positions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
     """Return positions (B, n) in reverse where `drawn` (B,) says so."""
     return torch.where(drawn[:, None], positions.flip(1), positions)

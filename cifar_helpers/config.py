@@ -24,6 +24,8 @@ class TrainConfig:
     Attributes:
         model: a name that `models.make_model` knows, or "custom" for a module of one's own.
         width: factor on every hidden width of the model.
+        dropout: probability before the last linear layer, in [0, 1).
+        activation: a name that `models.ACTIVATIONS` knows; None keeps the network's own.
         epochs: passes over the training images.
         batch_size: images per step.
         lr: peak learning rate, reached after the warm-up.
@@ -33,6 +35,8 @@ class TrainConfig:
             and a cosine down.
         warmup: fraction of all steps in which the learning rate rises from 0, in [0, 1).
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        mixup: parameter of the Beta distribution from which a batch draws how to mix two images; 0 mixes none.
+        ema: decay per step of the mean of the weights that validation sees and the run returns; 0 takes no mean.
         norm_bias_lr: factor on the learning rate of the biases of BatchNorm.
         image_sizes: pairs (share of all steps, pixels): from this share on, training images have this size. () leaves
             them as they are; validation is always at full size.
@@ -47,6 +51,8 @@ class TrainConfig:
 
     model: str = "custom"
     width: float = 1.0
+    dropout: float = 0.0
+    activation: str | None = None
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "sgd"
@@ -57,6 +63,8 @@ class TrainConfig:
     schedule: str = "constant"
     warmup: float = 0.0
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
     norm_bias_lr: float = 1.0
     image_sizes: tuple[tuple[float, int], ...] = ()
     augment: tuple = ()
@@ -86,7 +94,8 @@ class TrainConfig:
         allowed = "rising shares from 0 to below 1, each with whole pixels of 8 or more: ((0, 24), (0.5, 32))"
         require(ordered and sized, "image_sizes", self.image_sizes, allowed)
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        for name in ("momentum", "warmup", "label_smoothing"):
+        require(self.mixup >= 0, "mixup", self.mixup, "0 for none, or a positive parameter; 0.2 is usual")
+        for name in ("momentum", "warmup", "label_smoothing", "dropout", "ema"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
         require(not self.nesterov or self.momentum > 0, "nesterov", True, "Nesterov needs a momentum above 0")
 

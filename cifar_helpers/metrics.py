@@ -28,18 +28,25 @@ class Sums:
         return f"loss {self.loss:.4f}, accuracy {self.correct}/{self.count} = {self.accuracy:.2%}"
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
-    """Return the mean cross-entropy in nats of logits (N, C) and int64 labels (N,).
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Return the mean cross-entropy in nats of logits (N, C) and int64 labels (N,), or probabilities (N, C).
 
     Unlike torch's default, no label value is skipped in silence: -100 is an error as every other negative one.
     """
-    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing, ignore_index=-(2**31))
+    skipped = {} if targets.is_floating_point() else {"ignore_index": -(2**31)}
+    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, **skipped)
+
+
+def hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return how many of N logits (N, C) are highest at the label (N,), or at the largest probability (N, C)."""
+    labels = targets.argmax(1) if targets.is_floating_point() else targets
+    return (logits.argmax(1) == labels).sum()
 
 
 def sums(logits: torch.Tensor, labels: torch.Tensor) -> Sums:
     """Return loss and hits of logits (N, C) against int64 labels (N,), summed over the N examples."""
     loss = cross_entropy(logits, labels)
-    return Sums(loss.item() * len(labels), int((logits.argmax(1) == labels).sum()), len(labels))
+    return Sums(loss.item() * len(labels), int(hits(logits, labels)), len(labels))
 
 
 def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:

@@ -1,11 +1,8 @@
 """Networks, each built by name with its own random stream, so that a seed means the same weights everywhere."""
 
-import contextlib
-import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -28,14 +25,16 @@ def mlp(num_classes: int, width: float, image_size: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(hidden[-1], num_classes))
 
 
-def cnn(num_classes: int, width: float, image_size: int, batchnorm: bool = False) -> nn.Module:
+def cnn(
+    num_classes: int, width: float, image_size: int, batchnorm: bool = False, norm_after_pool: bool = False
+) -> nn.Module:
     """Six 3x3 convolutions, 32-64, 128-128, 256-256 at width 1, a max-pool after each pair, one hidden layer of 256."""
     channels = [3] + [scaled(c, width) for c in (32, 64, 128, 128, 256, 256)]
     layers: list[nn.Module] = []
     for i, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
         layers += conv_block(c_in, c_out, batchnorm)
         if i % 2:
-            layers.append(nn.MaxPool2d(2))
+            layers += [nn.MaxPool2d(2)] + ([nn.BatchNorm2d(c_out)] if norm_after_pool else [])
     features = channels[-1] * (image_size // 8) ** 2
     hidden = scaled(256, width)
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
@@ -44,6 +43,11 @@ def cnn(num_classes: int, width: float, image_size: int, batchnorm: bool = False
 def cnn_bn(num_classes: int, width: float, image_size: int) -> nn.Module:
     """The six convolutions of `cnn`, each followed by BatchNorm before its ReLU."""
     return cnn(num_classes, width, image_size, batchnorm=True)
+
+
+def cnn_bn_pool(num_classes: int, width: float, image_size: int) -> nn.Module:
+    """The six convolutions of `cnn` with three BatchNorms, one behind each pool."""
+    return cnn(num_classes, width, image_size, norm_after_pool=True)
 
 
 def basenet(num_classes: int, width: float, image_size: int) -> nn.Module:
@@ -126,9 +130,12 @@ def vgg(groups: Sequence[Sequence[int]], batchnorm: bool, num_classes: int, widt
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm, added to the input, which a 1x1 convolution brings to shape if need be."""
+    """Two 3x3 convolutions with BatchNorm, added to the input, which a 1x1 convolution brings to shape if need be.
 
-    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+    Without `residual` nothing is added: the plain block to compare with.
+    """
+
+    def __init__(self, c_in: int, c_out: int, stride: int, residual: bool) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
@@ -139,22 +146,29 @@ class ResidualBlock(nn.Module):
         )
         same = stride == 1 and c_in == c_out
         fit = [] if same else [nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)]
-        self.shortcut = nn.Sequential(*fit)
+        self.shortcut = nn.Sequential(*fit) if residual else None
         self.activation = nn.ReLU()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.body(images) + self.shortcut(images))
+        features = self.body(images)
+        return self.activation(features if self.shortcut is None else features + self.shortcut(images))
 
 
-def resnet18(num_classes: int, width: float, image_size: int) -> nn.Module:
-    """ResNet-18 for small images (He et al., 2015): a 3x3 stem without a pool, four stages of two residual blocks."""
-    channels = [scaled(c, width) for c in (64, 64, 128, 256, 512)]
-    layers: list[nn.Module] = [
-        nn.Conv2d(3, channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
-    ]  # fmt: skip
-    for stage, (c_in, c_out) in enumerate(itertools.pairwise(channels)):
-        layers += [ResidualBlock(c_in, c_out, 1 if stage == 0 else 2), ResidualBlock(c_out, c_out, 1)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], num_classes))
+def resnet(
+    channels: Sequence[int], blocks: int, residual: bool, num_classes: int, width: float, image_size: int
+) -> nn.Module:
+    """A residual network for small images (He et al., 2015): a 3x3 stem without a pool, then stages of `blocks` blocks.
+
+    Every stage after the first halves the image. ResNet-18 has four stages of two blocks, 64 to 512 channels; those of
+    section 4.2 have three, 16 to 64 channels, and 6 * blocks + 2 layers. Their plain twins lack the shortcuts.
+    """
+    c_out = scaled(channels[0], width)
+    layers: list[nn.Module] = [nn.Conv2d(3, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+    for stage, c in enumerate(channels):
+        c_in, c_out = c_out, scaled(c, width)
+        layers.append(ResidualBlock(c_in, c_out, 1 if stage == 0 else 2, residual))
+        layers += [ResidualBlock(c_out, c_out, 1, residual) for _ in range(blocks - 1)]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c_out, num_classes))
 
 
 STEM_FILTERS = 24  # the 12 principal directions of a 2x2 patch in three channels, each with both signs
@@ -249,24 +263,43 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet": lenet,
     "cnn": cnn,
     "cnn_bn": cnn_bn,
+    "cnn_bn_pool": cnn_bn_pool,
     "nine": nine,
     "nine_plain": nine_plain,
     "vgg13": functools.partial(vgg, VGG13, False),
     "vgg13_bn": functools.partial(vgg, VGG13, True),
     "vgg16": functools.partial(vgg, VGG16, False),
     "vgg16_bn": functools.partial(vgg, VGG16, True),
-    "resnet18": resnet18,
+    "resnet18": functools.partial(resnet, (64, 128, 256, 512), 2, True),
+    "resnet20": functools.partial(resnet, (16, 32, 64), 3, True),
+    "resnet56": functools.partial(resnet, (16, 32, 64), 9, True),
+    "plain20": functools.partial(resnet, (16, 32, 64), 3, False),
+    "plain56": functools.partial(resnet, (16, 32, 64), 9, False),
     "fast": fast,
 }
 
 
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh}
+
+
 def make_model(
-    name: str, num_classes: int = 10, *, width: float = 1.0, image_size: int = 32, seed: int = 0
+    name: str,
+    num_classes: int = 10,
+    *,
+    width: float = 1.0,
+    image_size: int = 32,
+    seed: int = 0,
+    dropout: float = 0.0,
+    activation: str | None = None,
 ) -> nn.Module:
     """Return the network called `name`: images (N, 3, S, S) in, logits (N, num_classes) out, no softmax.
 
     The weights depend on `seed` alone and torch's global random state stays as it was. `model.spec` holds the
     arguments, so that a checkpoint can build the same network again.
+
+    Args:
+        dropout: probability of a dropout before the last linear layer, in [0, 1); VGG has two of 0.5 of its own.
+        activation: a name in ACTIVATIONS to take in place of every activation; None keeps the network's own.
 
     Raises:
         ValueError: an unknown name, fewer than two classes, or an image too small for the pools.
@@ -274,137 +307,42 @@ def make_model(
     require_choice("model", name, MODELS)
     require(num_classes >= 2, "num_classes", num_classes, "a classifier needs at least 2")
     require(image_size >= 8, "image_size", image_size, "three pools halve it, so it must be at least 8")
+    require(0 <= dropout < 1, "dropout", dropout, "a probability in [0, 1)")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # the CPU's stream alone
         model = MODELS[name](num_classes, width, image_size)
+    if dropout:
+        head = max(i for i, layer in enumerate(model) if isinstance(layer, nn.Linear))
+        model.insert(head, nn.Dropout(dropout))
+    if activation is not None:
+        require_choice("activation", activation, ACTIVATIONS)
+        exchange_activations(model, ACTIVATIONS[activation])
     model.spec = {"name": name, "num_classes": num_classes, "width": width, "image_size": image_size, "seed": seed}
+    model.spec |= {"dropout": dropout, "activation": activation}
+    return model
+
+
+def exchange_activations(model: nn.Module, activation: type[nn.Module]) -> None:
+    """Put a module of type `activation` in the place of every activation of the model."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, tuple(ACTIVATIONS.values())):
+                setattr(parent, name, activation())
+
+
+def build_model(config, train) -> nn.Module:
+    """Return the network that a `config.TrainConfig` names, for the classes and on the device of training batches.
+
+    The stem of the fast network is whitened from the first 5,000 images of `train`, a `data.Batches`.
+    """
+    names = "width", "seed", "dropout", "activation"
+    options = {name: getattr(config, name) for name in names}
+    model = make_model(config.model, len(train.class_names), **options).to(train.device)
+    if config.model == "fast":
+        whiten(model, torch.cat([images for images, _ in itertools.islice(train, 10)]))
     return model
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-# --- what a network is made of ---
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One row of a layer table: what a module of a network does to an image.
-
-    Attributes:
-        name: its place in the network, as in `state_dict`.
-        kind: "Conv2d", "Linear", "MaxPool2d", ….
-        kernel: side of the window in pixels; None where there is none.
-        input, output: shapes without the batch.
-        parameters: trainable ones of this module alone.
-        multiply_adds: for one image; 0 where nothing is multiplied.
-    """
-
-    name: str
-    kind: str
-    kernel: int | None
-    input: tuple[int, ...]
-    output: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-
-    def __str__(self) -> str:
-        shapes = f"{' x '.join(map(str, self.input)):>15} -> {' x '.join(map(str, self.output)):<15}"
-        counts = f"{self.parameters:>12,}{self.multiply_adds:>14,}"
-        return f"{self.name:16}{self.kind:18}{self.kernel or '':>3} {shapes}{counts}"
-
-
-def layer_table(model: nn.Module, image_size: int = 32) -> list[Layer]:
-    """Return one row for each module without children, in the order in which an image passes them.
-
-    Written down by hooks while one black image goes through, so it says what the network does, not what it was meant
-    to do. The model is left as it was.
-    """
-    rows: list[Layer] = []
-
-    def write(name: str) -> Callable:
-        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            kernel = getattr(module, "kernel_size", None)
-            own = sum(p.numel() for p in module.parameters(recurse=False) if p.requires_grad)
-            shapes = tuple(inputs[0].shape[1:]), tuple(output.shape[1:])
-            side = kernel[0] if isinstance(kernel, tuple) else kernel
-            rows.append(Layer(name, type(module).__name__, side, *shapes, own, multiply_adds(module, output)))
-
-        return hook
-
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(write(name)) for name, module in leaves if name]
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    return rows
-
-
-def multiply_adds(module: nn.Module, output: torch.Tensor) -> int:
-    """Return the multiplications, each with its addition, that a module makes for one image."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        return module.weight[0].numel() * output[0].numel()
-    return 0
-
-
-def receptive_field(model: nn.Module, name: str, image_size: int = 256) -> int:
-    """Return the side, in pixels, of the square of the image that one unit of the layer called `name` depends on.
-
-    Measured: on a copy in which every convolution averages, every max-pool is an average, and no activation cuts, the
-    gradient of the middle unit is positive exactly where the image matters. It does not depend on the width, so a
-    narrow twin of a network answers fast.
-
-    Args:
-        image_size: larger than the field, or the border of the image cuts it off.
-
-    Raises:
-        ValueError: no layer has this name, or its output is no map of places.
-    """
-    require(name in dict(model.named_modules()), "name", name, "a name from layer_table(model)")
-    twin = copy.deepcopy(model).double().eval()
-    for parent in list(twin.modules()):
-        for child_name, child in list(parent.named_children()):
-            if isinstance(child, nn.MaxPool2d):
-                setattr(parent, child_name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
-            elif isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.LeakyReLU | nn.Dropout):
-                setattr(parent, child_name, nn.Identity())
-            elif isinstance(child, nn.Conv2d):
-                nn.init.constant_(child.weight, 1 / child.weight[0].numel())
-    images = torch.ones(1, 3, image_size, image_size, dtype=torch.float64, requires_grad=True)
-    try:
-        features = output_of(twin, name, images)
-    except RuntimeError:  # behind the convolutions a network takes its own image size alone
-        features = torch.empty(0)
-    require(features.ndim == 4, "name", name, "a layer whose output has places: a convolution or a pool")
-    middle = features[0, 0, features.shape[2] // 2, features.shape[3] // 2]
-    touched = torch.autograd.grad(middle, images)[0][0, 0].abs().amax(0).nonzero()
-    return int(touched.max() - touched.min()) + 1
-
-
-class Reached(Exception):
-    """The layer that was asked for has given its output."""
-
-
-def output_of(model: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor:
-    """Return what the module called `name` makes of the images, with its graph; what comes after it is not run."""
-    kept: list[torch.Tensor] = []
-
-    def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        kept.append(output)
-        raise Reached
-
-    handle = model.get_submodule(name).register_forward_hook(hook)
-    try:
-        with contextlib.suppress(Reached):
-            model(images)
-    finally:
-        handle.remove()
-    return kept[0]

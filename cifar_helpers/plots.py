@@ -337,3 +337,34 @@ def plot_verdicts(
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.02), ncols=3, frameon=False, fontsize=8)
     ax.set(title=title, xlabel="check", ylabel="bug", xlim=(-0.5, len(checks) - 0.5), ylim=(len(failed) - 0.5, -0.5))
     return ax
+
+
+def plot_architecture(layers: Sequence, title: str, ax: Axes | None = None) -> Axes:
+    """Draw what a network makes of an image, one box for each convolution, pool and linear layer, in order.
+
+    The height of a box is the side of its output, its width grows with the logarithm of the channels.
+
+    Args:
+        layers: rows of `layers.layer_table`.
+    """
+    ax = ax or plt.gca()
+    colours = {"image": "0.6", "convolution": PALETTE[0], "pool": PALETTE[1], "linear": PALETTE[2]}
+    kinds = {"Conv2d": "convolution", "Linear": "linear", "MaxPool2d": "pool", "AdaptiveAvgPool2d": "pool"}
+    kinds["GlobalMax"] = "pool"
+    boxes = [("image", layers[0].input)] + [(kinds[row.kind], row.output) for row in layers if row.kind in kinds]
+    x, sides = 0.0, [shape[-1] if len(shape) == 3 else 1 for _, shape in boxes]
+    for (kind, shape), side, before in zip(boxes, sides, [0, *sides], strict=False):
+        width = 0.25 if kind == "pool" else 0.18 * math.log2(shape[0] + 1)
+        ax.bar(x, side, width, bottom=-side / 2, align="edge", color=colours[kind], linewidth=0)
+        if kind != "pool":
+            ax.text(x + width / 2, -side / 2 - 1, shape[0], ha="center", va="top", size=7)
+        if side != before:
+            ax.text(x, side / 2 + 1, f"{side} px", ha="left", va="bottom", size=7, color="0.4")
+        x += width + 0.35
+    for kind, colour in colours.items():
+        ax.bar(0, 0, color=colour, label=kind, linewidth=0)
+    ax.legend(frameon=False, fontsize=8, loc="upper right", ncols=4, bbox_to_anchor=(1, 1.03))
+    ax.set(title=title, xlabel="from image to logits; below a box its channels, above it the side of its output")
+    ax.set(xticks=[], yticks=[], ylim=(-0.7 * max(sides), 0.85 * max(sides)))
+    ax.spines[:].set_visible(False)
+    return ax

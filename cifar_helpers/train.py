@@ -13,12 +13,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from cifar_helpers import metrics
-from cifar_helpers.augment import resize
+from cifar_helpers.augment import mixup, resize
 from cifar_helpers.config import TrainConfig, digest
 from cifar_helpers.metrics import Sums
 from cifar_helpers.optim import lr_factor, make_optimizer, set_lr
@@ -96,14 +99,17 @@ def train_epoch(
     lrs: Iterable[float] = itertools.repeat(None),
     dtype: torch.dtype = torch.float32,
     scaler: torch.amp.GradScaler | None = None,
+    after_step: Callable[[nn.Module], object] | None = None,
 ) -> Sums:
     """Take one optimizer step per batch and return `loss` and hits, summed over the examples as they were trained on.
 
     Args:
-        loss: logits (B, C), labels (B,) to the mean over the batch.
+        batches: images with labels (B,), or with probabilities (B, C), of which the largest counts as the label.
+        loss: logits (B, C) and what the batches hold beside images, to the mean over the batch.
         lrs: the learning rate of each step; None leaves the optimizer's own.
         dtype: number format of the matrix products.
         scaler: for float16, whose small gradients would vanish.
+        after_step: called with the model after every step.
 
     Raises:
         TrainingDiverged: the loss is not finite; on a CPU before the step that would spoil the weights.
@@ -120,8 +126,10 @@ def train_epoch(
             raise TrainingDiverged(explain_divergence(f"at step {step} of this epoch", optimizer))
         optimizer.zero_grad(set_to_none=True)
         take_step(batch_loss, optimizer, scaler)
+        if after_step is not None:
+            after_step(model)
         loss_sum += batch_loss.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
+        correct += metrics.hits(logits.detach(), labels)
         count += len(labels)
     if not math.isfinite(loss_sum):
         raise TrainingDiverged(explain_divergence("somewhere in this epoch", optimizer))
@@ -239,7 +247,7 @@ def sweep(
 
 
 class Run:
-    """The moving parts of one call of `fit`: model, optimizer, scaler and the best weights so far."""
+    """The moving parts of one call of `fit`: model, optimizer, scaler, mean of the weights, best weights so far."""
 
     def __init__(self, model, train, val, config: TrainConfig, device: torch.device, checkpoint: Path | None) -> None:
         self.model, self.train, self.val = model, train, val
@@ -259,6 +267,7 @@ class Run:
         )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype == torch.float16 else None
         self.forward = torch.compile(model) if config.compile else model
+        self.average = average_weights(model, config.ema) if config.ema else None
         self.best_weights: dict[str, torch.Tensor] = {}
         self.checkpoint_sha256: str | None = None
         self.environment = environment(device) | {
@@ -290,6 +299,8 @@ class Run:
         torch.manual_seed(make_generator("dropout", config.seed, epoch).initial_seed())
         with Timer(self.device) as timer:
             batches = resized(epoch_batches(self.train, epoch, config), shares, config.image_sizes)
+            if config.mixup:
+                batches = mixed(batches, draw_shares(config.mixup, steps, config.seed, epoch), self.num_classes)
             batches = show_bar(batches, steps, name)
             trained = train_epoch(
                 self.forward,
@@ -299,8 +310,9 @@ class Run:
                 lrs=lrs,
                 dtype=self.dtype,
                 scaler=self.scaler,
+                after_step=self.average and self.average.update_parameters,
             )
-            validated = evaluate(self.model, self.val)
+            validated = evaluate(self.judged, self.val)
         if not math.isfinite(validated.loss):
             raise TrainingDiverged(explain_divergence("after this epoch, in validation", self.optimizer))
         record = EpochRecord(
@@ -314,8 +326,17 @@ class Run:
             timer.seconds,
         )
         if record == best_epoch([*history, record]):
-            self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.best_weights = {k: v.detach().clone() for k, v in self.judged.state_dict().items()}
         return record
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and returned: the mean of the weights, where one is taken."""
+        return self.average.module if self.average else self.model
+
+    @functools.cached_property
+    def num_classes(self) -> int:
+        return count_outputs(self.model, next(iter(self.val))[0])
 
     def is_over(self, history: list[EpochRecord]) -> bool:
         return len(history) >= self.epochs or self.out_of_patience(history)
@@ -339,6 +360,7 @@ class Run:
             "best": self.best_weights,
             "last": self.model.state_dict(),
             "optimizer": optimizer_tensors(self.optimizer),
+            "average": self.average.state_dict() if self.average else {},
         }
         self.checkpoint_sha256 = save_progress(self.checkpoint, about, groups)
 
@@ -363,6 +385,8 @@ class Run:
         self.best_weights = {k: v.to(self.device) for k, v in groups["best"].items()}
         self.model.load_state_dict(groups["last"])
         load_optimizer_tensors(self.optimizer, groups.get("optimizer", {}))
+        if self.average:
+            self.average.load_state_dict(groups["average"])
         if self.scaler and about["scaler"]:
             self.scaler.load_state_dict(about["scaler"])
         return [EpochRecord(**row) for row in about["history"]], about["finished"]
@@ -398,6 +422,23 @@ def resized(batches: Iterable[Batch], shares: Iterable[float], sizes: Sequence[t
     for share, (images, labels) in zip(shares, batches, strict=False):  # in this order no batch is drawn in vain
         due = [size for start, size in sizes if start <= share]
         yield (resize(images, due[-1]) if due else images), labels
+
+
+def mixed(batches: Iterable[Batch], shares: Iterable[float], num_classes: int) -> Iterator[Batch]:
+    """Yield one batch for each share, its images mixed by it, with probabilities (B, num_classes) for labels."""
+    for share, (images, labels) in zip(shares, batches, strict=False):
+        yield mixup(images, functional.one_hot(labels, num_classes).float(), share)
+
+
+def draw_shares(alpha: float, count: int, seed: int, epoch: int) -> list[float]:
+    """Return `count` draws from Beta(alpha, alpha), which depend on (seed, epoch) alone."""
+    stream = np.random.default_rng(make_generator("mixup", seed, epoch).initial_seed())
+    return stream.beta(alpha, alpha, count).tolist()
+
+
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential mean of the model's weights and buffers, which begins with those after the first step."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
 def count_steps(train, config: TrainConfig) -> int:
@@ -487,8 +528,10 @@ def check_arguments(model: nn.Module, train, val, config: TrainConfig) -> None:
             )
     spec = getattr(model, "spec", None)
     if config.model != "custom" and spec is not None:
-        asked = {"name": config.model, "width": config.width, "seed": config.seed}
-        other = differing_keys({key: spec[key] for key in asked}, asked)
+        asked = {key: getattr(config, key) for key in ("width", "dropout", "activation", "seed")} | {
+            "name": config.model
+        }
+        other = differing_keys({key: spec.get(key) for key in asked}, asked)
         if other:
             raise ValueError(f"the model is not the configuration's: {'; '.join(other)}. Make them agree in make_model")
     if has_batchnorm(model) and 1 in last_batch_sizes(train, config):

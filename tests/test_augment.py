@@ -16,6 +16,7 @@ from cifar_helpers.augment import (
     Rotation,
     VerticalFlip,
     augment_batch,
+    mixup,
     permute_pixels,
     resize,
 )
@@ -165,6 +166,8 @@ def test_a_batch_of_one_changes_as_it_does_in_a_larger_batch():
         (lambda: apply(Cutout(9), IMAGES, torch.zeros(50, 2)), "size=9"),
         (lambda: ColourJitter(contrast=1.5), "contrast=1.5"),
         (lambda: Rotation(200), "degrees=200"),
+        (lambda: mixup(IMAGES.float(), torch.zeros(50, dtype=torch.int64), 0.5), "one_hot"),
+        (lambda: mixup(IMAGES.float(), torch.zeros(50, 10), 1.5), "share=1.5"),
         (lambda: apply(PadCrop(8), IMAGES, PadCrop(8).draw(50, 0, stream(0))), "padding=8"),
     ],
 )

@@ -20,6 +20,7 @@ TABLE = {
     "augment": {"arguments"},
     "metrics": set(),
     "models": {"arguments"},
+    "layers": {"arguments"},
     "optim": set(),
     "storage": set(),
     "synthetic": set(),

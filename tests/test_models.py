@@ -1,11 +1,15 @@
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from small import random_split
+from torch import nn
 
-from cifar_helpers.models import MODELS, count_parameters, dirac_conv, layer_table, make_model, receptive_field, whiten
+from cifar_helpers.config import TrainConfig
+from cifar_helpers.data import make_batches
+from cifar_helpers.models import ACTIVATIONS, MODELS, build_model, count_parameters, dirac_conv, make_model, whiten
 
 PARAMETERS = {
     "linear": 30_730, "mlp": 3_805_450, "basenet": 85_082, "lenet": 1_114_196, "cnn": 2_177_482, "cnn_bn": 2_178_346,
+    "cnn_bn_pool": 2_178_378, "resnet20": 272_474, "resnet56": 855_770, "plain20": 269_722, "plain56": 853_018,
     "nine": 24_670_538, "nine_plain": 24_666_970, "vgg13": 9_935_434, "vgg13_bn": 9_938_378, "vgg16": 15_245_130,
     "vgg16_bn": 15_249_354, "resnet18": 11_173_962, "fast": 1_971_352,
 }  # fmt: skip
@@ -15,7 +19,8 @@ PARAMETERS = {
 def test_images_in_logits_out(name):
     model = make_model(name, 7, width=0.25)
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 7)
-    assert model.spec == {"name": name, "num_classes": 7, "width": 0.25, "image_size": 32, "seed": 0}
+    asked = {"name": name, "num_classes": 7, "width": 0.25, "image_size": 32, "seed": 0}
+    assert model.spec == asked | {"dropout": 0.0, "activation": None}
 
 
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
@@ -54,6 +59,50 @@ def test_bad_arguments_are_named(arguments, words):
         make_model(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"activation": "Relu"}, "Did you mean 'relu'"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": -0.1}, "dropout"),
+    ],
+)
+def test_bad_options_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        make_model("mlp", **options)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_activation_can_be_exchanged_and_dropout_stands_before_the_head(name):
+    model = make_model(name, width=0.1, activation="gelu", dropout=0.25)
+    found = {type(module) for module in model.modules()} & set(ACTIVATIONS.values())
+    assert found == ({nn.GELU} if name != "linear" else set())
+    head = max(i for i, layer in enumerate(model) if isinstance(layer, nn.Linear))
+    assert isinstance(model[head - 1], nn.Dropout)
+    assert model[head - 1].p == 0.25
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_a_plain_network_lacks_the_shortcuts_and_nothing_else():
+    plain, residual = (make_model(f"{kind}20", width=0.25) for kind in ("plain", "resnet"))
+    images = torch.randn(4, 3, 32, 32)
+    shared = {key: value for key, value in residual.state_dict().items() if "shortcut" not in key}
+    assert shared.keys() == plain.state_dict().keys()
+    plain.load_state_dict(shared)
+    assert not torch.allclose(plain.eval()(images), residual.eval()(images))
+
+
+def test_a_configuration_builds_its_network_for_the_classes_of_the_batches():
+    batches, _ = make_batches(random_split(), random_split(name="val"), "cpu")
+    config = TrainConfig(model="fast", width=0.1, seed=3, dropout=0.1, activation="relu")
+    model = build_model(config, batches)
+    assert {key: model.spec[key] for key in ("name", "width", "seed", "dropout", "activation")} == {
+        "name": "fast", "width": 0.1, "seed": 3, "dropout": 0.1, "activation": "relu",
+    }  # fmt: skip
+    assert model.spec["num_classes"] == len(batches.class_names)
+    assert not torch.equal(model[0].weight, make_model("fast", model.spec["num_classes"], width=0.1, seed=3)[0].weight)
+
+
 def test_an_image_that_pools_away_is_refused():
     with pytest.raises(ValueError, match="image_size=4"):
         make_model("cnn", image_size=4)
@@ -73,58 +122,6 @@ def test_resnet18_has_the_parameters_of_the_published_one():
 def test_a_small_image_is_refused_by_the_network_that_pools_it_away(name):
     with pytest.raises(ValueError, match="image_size=16 is not allowed: 5 pools halve it"):
         make_model(name, image_size=16)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_layer_table_counts_what_the_network_does(name):
-    """Against torch's own counter, which sees the operations and knows no modules; it counts two per multiply-add."""
-    model = make_model(name, width=0.25).train()
-    rows = layer_table(model)
-    assert all(module.training for module in model.modules())
-    with FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, 3, 32, 32))
-    assert sum(row.multiply_adds for row in rows) == counter.get_total_flops() / 2
-    assert sum(row.parameters for row in rows) == count_parameters(model)
-    assert rows[0].input == (3, 32, 32)
-    assert rows[-1].output == (10,)
-    assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_the_thirteenth_convolution_of_vgg_sees_two_by_two_places():
-    convolutions = [row for row in layer_table(make_model("vgg16_bn", width=1 / 16)) if row.kind == "Conv2d"]
-    assert len(convolutions) == 13
-    assert convolutions[-1].output[1:] == (2, 2)
-    assert "3 " in str(convolutions[-1])
-
-
-@pytest.mark.parametrize(
-    ("model", "kind", "number", "pixels"),
-    [
-        ("cnn", "Conv2d", 0, 3),
-        ("cnn", "Conv2d", 1, 5),
-        ("cnn", "MaxPool2d", 0, 6),
-        ("cnn", "MaxPool2d", 2, 36),
-        ("basenet", "MaxPool2d", 1, 16),
-        ("vgg16", "Conv2d", 12, 196),
-        ("vgg16_bn", "MaxPool2d", 4, 212),
-        ("resnet18", "Conv2d", 0, 3),
-        ("resnet18", "Conv2d", 1, 5),
-    ],
-)
-def test_receptive_fields_are_those_that_one_computes_by_hand(model, kind, number, pixels):
-    twin = make_model(model, width=1 / 32)
-    before = {key: value.clone() for key, value in twin.state_dict().items()}
-    names = [row.name for row in layer_table(twin) if row.kind == kind]
-    assert receptive_field(twin, names[number]) == pixels
-    assert all(torch.equal(before[key], value) for key, value in twin.state_dict().items())
-
-
-def test_layers_without_places_and_unknown_ones_are_named():
-    model = make_model("cnn", width=1 / 32)
-    with pytest.raises(ValueError, match="a layer whose output has places"):
-        receptive_field(model, [row.name for row in layer_table(model)][-1])
-    with pytest.raises(ValueError, match="name='conv1' is not allowed"):
-        receptive_field(model, "conv1")
 
 
 def test_a_whitened_stem_gives_uncorrelated_outputs_of_one_size():

@@ -5,6 +5,8 @@ import torch
 from small import NAMES, random_split
 
 from cifar_helpers import plots
+from cifar_helpers.layers import layer_table
+from cifar_helpers.models import make_model
 from cifar_helpers.runs import EpochRecord
 
 plt.switch_backend("agg")
@@ -105,6 +107,14 @@ def test_the_check_made_for_a_bug_has_a_colour_of_its_own():
     cells = ax.images[0].get_array()
     assert tuple(cells[1, 1]) == pytest.approx(plots.PALETTE[3])
     assert len({tuple(cell) for row in cells for cell in row}) == 3
+
+
+def test_the_picture_of_a_network_has_a_box_for_every_layer_that_changes_the_image():
+    _, ax = plt.subplots()
+    plots.plot_architecture(layer_table(make_model("vgg16_bn", width=1 / 16)), "t", ax)
+    boxes = [patch for patch in ax.patches if patch.get_height() > 0]
+    assert len(boxes) == 1 + 13 + 5 + 3  # the image, convolutions, pools, linear layers
+    assert [box.get_height() for box in boxes[:4]] == [32, 32, 32, 16]
 
 
 def test_style_is_set_only_when_asked_for():

@@ -2,6 +2,7 @@ import dataclasses
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -14,16 +15,19 @@ from torch import nn
 from cifar_helpers.augment import Flip, Normaliser, PadCrop
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.models import make_model
+from cifar_helpers.optim import make_optimizer
 from cifar_helpers.runs import EpochRecord, open_workspace
 from cifar_helpers.storage import CheckpointError, load_checkpoint, read_lines, save_checkpoint
 from cifar_helpers.train import (
     TrainingDiverged,
     audit_test,
     best_epoch,
+    draw_shares,
     evaluate,
     evaluating,
     final_test,
     fit,
+    mixed,
     predict,
     resized,
     sweep,
@@ -219,6 +223,7 @@ def test_fit_repeats_itself_and_leaves_the_readers_stream_alone():
         {"schedule": "triangular", "warmup": 0.25},
         {"precision": "bfloat16"},
         {"precision": "float16"},
+        {"ema": 0.9, "mixup": 0.4},
     ],
 )
 def test_a_run_cut_after_any_epoch_ends_with_the_same_bits(tmp_path, change, monkeypatch):
@@ -617,3 +622,43 @@ def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch, ca
     assert final_test(net, Sealed, val, record, here) != first
     assert len(read_lines(here.receipts)) == 2
     assert "scored before, with other weights" in capsys.readouterr().out
+
+
+def test_the_mean_of_the_weights_is_validated_and_returned():
+    """Against the recurrence written out, step by step, over the weights of the same run without a mean."""
+    decay, config = 0.8, dataclasses.replace(TINY, epochs=1)
+    train, val = small_batches()
+    reference, averaged, last = (tiny_net(dropout=0) for _ in range(3))
+    optimizer = make_optimizer(reference, lr=config.lr)
+    means: dict[str, torch.Tensor] = {}
+
+    def follow(model):
+        for key, value in model.state_dict().items():
+            means[key] = decay * means[key] + (1 - decay) * value if key in means else value.clone()
+
+    epoch = train.epoch(0, seed=0, batch_size=config.batch_size, augment=config.augment)
+    train_epoch(reference, epoch, optimizer, after_step=follow)
+    record = fit(averaged, train, val, dataclasses.replace(config, ema=decay))
+    fit(last, train, val, config)
+    found = averaged.state_dict()
+    floats = [key for key, value in found.items() if value.is_floating_point()]  # one counter of batches is whole
+    assert all(torch.allclose(found[key], means[key], atol=1e-5) for key in floats)
+    assert not equal_weights(averaged, last)
+    assert record.val_accuracy == evaluate(averaged, val).accuracy
+
+
+def test_mixup_trains_on_mixed_images_and_mixed_labels():
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 2])
+    (mixed_images, targets), *others = mixed([(images, labels)] * 2, [0.75], 3)
+    assert not others
+    assert torch.allclose(mixed_images, 0.75 * images + 0.25 * images.flip(0))
+    assert torch.allclose(targets, torch.tensor([[0.75, 0, 0.25], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.25, 0, 0.75]]))
+    shares = draw_shares(0.2, 1000, seed=0, epoch=1)
+    assert shares == draw_shares(0.2, 1000, seed=0, epoch=1) != draw_shares(0.2, 1000, seed=0, epoch=2)
+    assert statistics.mean(shares) == pytest.approx(0.5, abs=0.05)
+    assert statistics.pvariance(shares) == pytest.approx(1 / (4 * 1.4), abs=0.03)  # of Beta(a, a): 1 / (4 (2a + 1))
+    plain, other = tiny_net(), tiny_net()
+    fit(plain, *small_batches(), TINY)
+    record = fit(other, *small_batches(), dataclasses.replace(TINY, mixup=1.0))
+    assert not equal_weights(plain, other)
+    assert 0 < record.train_accuracy < 1
