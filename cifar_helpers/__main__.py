@@ -1,4 +1,4 @@
-"""The command line: `python -m cifar_helpers {run,publish,data,doctor}`. It wires the modules and holds no logic."""
+"""The command line: `python -m cifar_helpers {run,publish,train,data,doctor}`. It wires modules and has no logic."""
 
 import argparse
 import os
@@ -10,8 +10,11 @@ from cifar_helpers.arguments import require
 from cifar_helpers.config import PROFILES, get_budget, profile_rank
 from cifar_helpers.data import data_folder, load_data
 from cifar_helpers.official import SOURCES, DataError
+from cifar_helpers.recipes import RECIPES, train_recipe
 from cifar_helpers.report import find_notebooks, published_profile, run_notebooks, write_report
-from cifar_helpers.runtime import doctor
+from cifar_helpers.runs import open_workspace
+from cifar_helpers.runtime import device_name, doctor, environment_line, pick_device
+from cifar_helpers.storage import CheckpointError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
     try:
         return args.command(args)
-    except (ValueError, DataError) as error:
+    except (ValueError, DataError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -38,8 +41,16 @@ def make_parser() -> argparse.ArgumentParser:
     publish.set_defaults(command=publish_command)
     publish.add_argument("--profile", help="default: full with CUDA, laptop without")
 
-    for command in (run, publish):
+    train = commands.add_parser("train", help="train a step of the recipe, into the ledger and figures/logits")
+    train.set_defaults(command=train_command)
+    train.add_argument("name", help=f"{', '.join(RECIPES)}")
+    train.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100 (default: cifar10)")
+    train.add_argument("--profile", help="default: full with CUDA, laptop without")
+
+    for command in (run, publish, train):
         command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
+
+    for command in (run, publish):
         command.add_argument("--only", help="number of a single notebook, such as 01")
         command.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="their folder")
 
@@ -75,6 +86,15 @@ def publish_command(args: argparse.Namespace) -> int:
         if result.error is None:
             shutil.copyfile(result.executed, path)
     return int(any(result.error for result in results))
+
+
+def train_command(args: argparse.Namespace) -> int:
+    dataset, budget, device = load_data(args.dataset, source=args.data), get_budget(args.profile), pick_device()
+    workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
+    print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
+    _, record = train_recipe(args.name, dataset, budget, workspace, device)
+    print(record)
+    return 0
 
 
 def data_command(args: argparse.Namespace) -> int:

@@ -175,6 +175,23 @@ class Workspace:
         write_whole(path, content.getvalue())
         return path
 
+    def save_logits(self, record: RunRecord, logits: torch.Tensor, data: str, mirrored: bool) -> Path | None:
+        """Write the logits (N, C) of a run, as float16, for whoever judges it later without its checkpoint.
+
+        Those of a higher profile are never overwritten by a lower one: then nothing is written and None returned.
+
+        Args:
+            data: SHA-256 of the split that they belong to.
+            mirrored: whether they are the mean of an image's and its mirror image's.
+        """
+        path = self.figures / "logits" / f"{record.name}-val.safetensors"
+        if profile_rank(read_logits(path)[1].get("profile", "")) > profile_rank(self.profile):
+            return None
+        about = {key: getattr(self, key) for key in PROVENANCE}
+        about |= {"name": record.name, "run_hash": record.run_hash, "data": data, "mirrored": mirrored}
+        save_checkpoint(path, {"logits": logits.half()}, about)
+        return path
+
     def log_run(self, record: RunRecord, dataset: str, test_accuracy: float | None = None) -> dict:
         """Append the run to the ledger, unless its newest row there says the same; return the row."""
         row = ledger_row(self, record, dataset, test_accuracy)
@@ -193,13 +210,18 @@ def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[s
         sources: of all data sets in use; one stand-in among them makes everything a stand-in's.
     """
     data_source = "real" if set(sources) == {"real"} else "synthetic"
-    project = Path(__file__).resolve().parent.parent
-    home = project if (project / "pyproject.toml").exists() else Path.cwd()
+    home = home_folder()
     root = Path(os.environ.get("CIFAR_OUT") or home).resolve()
     checkpoints = (home / "build" if root == home else root) / "checkpoints"
     if data_source == "synthetic" and root == home:
         root = home / "build"
     return Workspace(notebook, profile, device, data_source, root, checkpoints)
+
+
+def home_folder() -> Path:
+    """Return the project around the package, or, where there is none (Colab), the current folder."""
+    project = Path(__file__).resolve().parent.parent
+    return project if (project / "pyproject.toml").exists() else Path.cwd()
 
 
 def figure_title(figure) -> str:
@@ -217,6 +239,18 @@ def read_figure(path: Path) -> dict:
         return {}
     with Image.open(path) as image:
         return json.loads(image.info.get("Description", "{}"))
+
+
+def read_logits(path: Path) -> tuple[torch.Tensor, dict]:
+    """Return the float32 logits (N, C) that `save_logits` wrote, and what they are of; (empty, {}) if there are none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.exists():
+        return torch.empty(0, 0), {}
+    tensors, about = load_checkpoint(path)
+    return tensors["logits"].float(), about
 
 
 # --- the ledger ---

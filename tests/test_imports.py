@@ -34,12 +34,13 @@ TABLE = {
     "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
     "train": {"augment", "config", "metrics", "optim", "runs", "runtime", "storage"},
     # level 4
+    "recipes": {"arguments", "augment", "config", "data", "models", "runs", "storage", "train"},
     "checks": {"arguments", "metrics", "optim", "runtime", "train"},
     # level 5
     "mutants": {"augment", "checks", "metrics", "train"},
     # top
     "report": {"runs", "runtime", "storage"},
-    "__main__": {"arguments", "config", "data", "official", "report", "runtime"},
+    "__main__": {"arguments", "config", "data", "official", "recipes", "report", "runs", "runtime", "storage"},
     "__init__": set(),
 }
 

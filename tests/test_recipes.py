@@ -1,0 +1,90 @@
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+from small import stand_in_split
+
+from cifar_helpers import recipes
+from cifar_helpers.config import LAPTOP, PROFILES, QUICK
+from cifar_helpers.data import Dataset
+from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, train_recipe
+from cifar_helpers.runs import open_workspace, read_logits
+from cifar_helpers.storage import append_line, read_lines
+
+TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=3)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_OUT", str(tmp_path))
+    monkeypatch.setattr(recipes, "home_folder", lambda: tmp_path / "nowhere")
+    return open_workspace("train", "quick", "cpu", {"synthetic"})
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    train, val, test = (stand_in_split(200, 10, name) for name in ("train", "val", "test"))
+    return Dataset("cifar10", "synthetic", train, val, test)
+
+
+def test_every_step_of_the_chain_changes_something_and_names_its_notebook():
+    for before, after in itertools.pairwise(CHAIN):
+        assert RECIPES[before].config.to_dict() != RECIPES[after].config.to_dict()
+        assert RECIPES[before].notebook <= RECIPES[after].notebook
+    lines = describe_chain()
+    assert len(lines) == len(CHAIN)
+    assert lines[2] == "batchnorm (notebook 05): model='cnn_bn', lr=0.1"
+    assert lines[3] == "augmented (notebook 06): epochs=8, augment=(Flip(p=0.5), PadCrop(padding=4))"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_has_a_configuration_for_every_profile(name):
+    for budget in PROFILES.values():
+        assert RECIPES[name].config_for(budget).max_steps == budget.max_steps
+    assert RECIPES[name].config_for(LAPTOP) == RECIPES[name].config
+
+
+@pytest.mark.parametrize("name", ["baseline", "final"])
+def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, name, capsys):
+    device = torch.device("cpu")
+    model, record = train_recipe(name, dataset, TINY, workspace, device)
+    assert record.history[-1].steps == 3
+    (row,) = read_lines(workspace.ledger)
+    assert (row["name"], row["val_accuracy"]) == (f"{name}-cifar10", record.val_accuracy)
+    logits, about = read_logits(workspace.figures / "logits" / f"{name}-cifar10-val.safetensors")
+    assert logits.shape == (100, 10)
+    assert about["run_hash"] == record.run_hash
+    assert about["mirrored"] == RECIPES[name].mirrored
+    again, same = train_recipe(name, dataset, TINY, workspace, device)
+    assert "trained before" in capsys.readouterr().out
+    assert same.run_hash == record.run_hash
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert len(read_lines(workspace.ledger)) == 1
+
+
+def test_an_unknown_recipe_is_named(workspace, dataset):
+    with pytest.raises(ValueError, match="Did you mean 'final'"):
+        train_recipe("finale", dataset, TINY, workspace, torch.device("cpu"))
+
+
+def test_only_runs_of_the_recipe_as_it_is_today_are_found(workspace):
+    def row(step, profile, changes=(), **more):
+        config = RECIPES[step].config_for(PROFILES[profile])
+        config = json.loads(json.dumps(dataclasses.replace(config, **dict(changes)).to_dict()))
+        known = {"notebook": "train", "name": f"{step}-cifar10", "dataset": "cifar10", "data_source": "synthetic"}
+        return known | {"profile": profile, "config": config, "run_hash": str(more) + str(changes) + profile} | more
+
+    rows = [
+        row("cnn", "laptop", val_accuracy=0.7),
+        row("cnn", "quick", val_accuracy=0.9),  # a lower profile
+        row("batchnorm", "laptop", {"lr": 0.3}, val_accuracy=0.9),  # another rate than today's
+        row("baseline", "laptop", val_accuracy=0.5, data_source="real"),
+        row("final", "laptop", val_accuracy=0.8),
+        row("final", "laptop", val_accuracy=0.8, dataset="cifar100", name="final-cifar100"),
+    ]
+    for one in rows:
+        append_line(workspace.ledger, one)
+    found = find_runs("cifar10", workspace)
+    assert {name: one["val_accuracy"] for name, one in found.items()} == {"cnn": 0.7, "final": 0.8}
