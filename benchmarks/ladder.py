@@ -31,8 +31,7 @@ BOUNDS = {
     "batchnorm-cifar100": (None, None),
     "augmented-cifar100": (None, None),
     "nine-cifar100": (0.45, 0.60),
-    "final-cifar100": (None, None),
-    "final-wide-cifar100": (0.60, 0.75),
+    "final-cifar100": (0.60, 0.75),
 }
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cifar_helpers.arguments import require
+from cifar_helpers.arguments import require, require_choice
 from cifar_helpers.config import PROFILES, get_budget, profile_rank
 from cifar_helpers.data import data_folder, load_data
 from cifar_helpers.official import SOURCES, DataError
@@ -15,6 +15,7 @@ from cifar_helpers.report import find_notebooks, published_profile, run_notebook
 from cifar_helpers.runs import open_workspace
 from cifar_helpers.runtime import device_name, doctor, environment_line, pick_device
 from cifar_helpers.storage import CheckpointError
+from cifar_helpers.train import TrainingDiverged
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
     try:
         return args.command(args)
-    except (ValueError, DataError, CheckpointError) as error:
+    except (ValueError, DataError, CheckpointError, TrainingDiverged) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -45,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.set_defaults(command=train_command)
     train.add_argument("name", help=f"{', '.join(RECIPES)}")
     train.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100 (default: cifar10)")
-    train.add_argument("--profile", help="default: full with CUDA, laptop without")
+    train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
 
     for command in (run, publish, train):
         command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
@@ -89,6 +90,7 @@ def publish_command(args: argparse.Namespace) -> int:
 
 
 def train_command(args: argparse.Namespace) -> int:
+    require_choice("name", args.name, RECIPES)
     dataset, budget, device = load_data(args.dataset, source=args.data), get_budget(args.profile), pick_device()
     workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
     print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from cifar_helpers.arguments import require
 
+ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Tanh)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -97,12 +99,12 @@ def receptive_field(model: nn.Module, name: str, image_size: int = 256) -> int:
         ValueError: no layer has this name, or its output is no map of places.
     """
     require(name in dict(model.named_modules()), "name", name, "a name from layer_table(model)")
-    twin = copy.deepcopy(model).double().eval()
+    twin = copy.deepcopy(model).cpu().double().eval()
     for parent in list(twin.modules()):
         for child_name, child in list(parent.named_children()):
             if isinstance(child, nn.MaxPool2d):
                 setattr(parent, child_name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
-            elif isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.SiLU | nn.LeakyReLU | nn.Dropout):
+            elif isinstance(child, (nn.BatchNorm2d, nn.Dropout, *ACTIVATIONS)):
                 setattr(parent, child_name, nn.Identity())
             elif isinstance(child, nn.Conv2d):
                 nn.init.constant_(child.weight, 1 / child.weight[0].numel())
@@ -140,14 +142,12 @@ def output_of(model: nn.Module, name: str, images: torch.Tensor) -> torch.Tensor
 
 # --- what passes through it, and back ---
 
-ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Tanh)
-
 
 def feature_maps(model: nn.Module, images: torch.Tensor, training: bool = False) -> dict[str, torch.Tensor]:
     """Return what the whole block of each convolution gives for images (N, 3, H, W): name to features (N, C, h, w).
 
-    A block reaches to the last activation before the next convolution, past BatchNorm: what the next one is fed with,
-    and not the bare sums. Where no activation follows it reaches to the layer before the next convolution.
+    A block reaches past BatchNorm to the last activation before the next convolution: not the bare sums, and before a
+    pool. Where no activation follows it reaches to the layer before the next convolution.
 
     Args:
         training: let BatchNorm take the statistics of these images; its buffers are left alone either way.
@@ -164,8 +164,12 @@ def feature_maps(model: nn.Module, images: torch.Tensor, training: bool = False)
 
 
 def activation_spreads(model: nn.Module, images: torch.Tensor) -> list[float]:
-    """Return the standard deviation of what each convolution's block gives, in training mode, from first to last."""
-    return [float(features.std()) for features in feature_maps(model, images, training=True).values()]
+    """Return how far the outputs of each convolution's block differ from image to image, from first to last.
+
+    The standard deviation over the images, averaged over channels and places, in training mode: what is the same for
+    every image, such as a bias, tells the next layer nothing and does not count.
+    """
+    return [float(features.std(0).mean()) for features in feature_maps(model, images, training=True).values()]
 
 
 def gradient_sizes(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[float]:

@@ -159,8 +159,9 @@ def resnet(
 ) -> nn.Module:
     """A residual network for small images (He et al., 2015): a 3x3 stem without a pool, then stages of `blocks` blocks.
 
-    Every stage after the first halves the image. ResNet-18 has four stages of two blocks, 64 to 512 channels; those of
-    section 4.2 have three, 16 to 64 channels, and 6 * blocks + 2 layers. Their plain twins lack the shortcuts.
+    Every stage after the first halves the image, with a 1x1 convolution as its shortcut (the paper's option B).
+    ResNet-18 has four stages of two blocks, 64 to 512 channels; those of section 4.2 have three, 16 to 64 channels, and
+    6 * blocks + 2 layers. Their plain twins lack the shortcuts.
     """
     c_out = scaled(channels[0], width)
     layers: list[nn.Module] = [nn.Conv2d(3, c_out, 3, padding=1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
@@ -236,7 +237,9 @@ def whiten(model: nn.Module, images: torch.Tensor) -> None:
     Its filters are the principal directions of the 2x2 patches over the roots of their variances, with both signs. Some
     thousand images of the training split are enough.
     """
-    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, STEM_FILTERS // 2).double()
+    patches = (
+        images.cpu().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, STEM_FILTERS // 2).double()
+    )
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (directions / (variances + 5e-4).sqrt()).T.flip(0).view(-1, 3, 2, 2).to(images.dtype)
     with torch.no_grad():
@@ -333,7 +336,7 @@ def exchange_activations(model: nn.Module, activation: type[nn.Module]) -> None:
 def build_model(config, train) -> nn.Module:
     """Return the network that a `config.TrainConfig` names, for the classes and on the device of training batches.
 
-    The stem of the fast network is whitened from the first 5,000 images of `train`, a `data.Batches`.
+    The stem of the fast network is whitened from the first ten batches of `train`, a `data.Batches`.
     """
     names = "width", "seed", "dropout", "activation"
     options = {name: getattr(config, name) for name in names}

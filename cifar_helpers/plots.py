@@ -156,7 +156,7 @@ def plot_accuracies(
         xlabel=f"{SPLIT_NAMES[split]} accuracy (%)", title=title, xlim=(0, 1.2 * max(np.nanmax(values), 100 * chance))
     )
     ax.invert_yaxis()
-    ax.legend(frameon=False, fontsize=8, loc="upper right")
+    ax.legend(frameon=False, fontsize=8)
     return ax
 
 
@@ -358,7 +358,7 @@ def plot_architecture(layers: Sequence, title: str, ax: Axes | None = None) -> A
         ax.bar(x, side, width, bottom=-side / 2, align="edge", color=colours[kind], linewidth=0)
         if kind != "pool":
             ax.text(x + width / 2, -side / 2 - 1, shape[0], ha="center", va="top", size=7)
-        if side != before:
+        if side != before and len(shape) == 3:
             ax.text(x, side / 2 + 1, f"{side} px", ha="left", va="bottom", size=7, color="0.4")
         x += width + 0.35
     for kind, colour in colours.items():

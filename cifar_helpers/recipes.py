@@ -12,7 +12,7 @@ from torch import nn
 
 from cifar_helpers.arguments import require_choice
 from cifar_helpers.augment import AlternatingFlip, Flip, PadCrop
-from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest, profile_rank
+from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest
 from cifar_helpers.data import Dataset, make_batches
 from cifar_helpers.models import build_model
 from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows
@@ -24,17 +24,24 @@ BASELINE = TrainConfig(model="mlp", epochs=10, lr=0.06, weight_decay=1e-3, sched
 # 04: a first network with convolutions; not a step of the chain.
 LENET = replace(BASELINE, model="lenet", epochs=6, lr=0.02, weight_decay=5e-4)
 # 04: convolutions instead, which need steps of their own size.
-CNN = replace(BASELINE, model="cnn", width=0.5, epochs=6, lr=0.02, weight_decay=5e-4)
+CNN = replace(BASELINE, model="cnn", width=0.5, epochs=8, lr=0.02, weight_decay=5e-4)
 # 05: BatchNorm, which allows five times the rate.
 BATCHNORM = replace(CNN, model="cnn_bn", lr=0.1)
-# 06: every epoch shows other pictures, and there is more to learn.
-AUGMENTED = replace(BATCHNORM, epochs=8, augment=(Flip(), PadCrop(4)))
-# 06: the same idea on another network: it starts whitened, and as the identity, and small images come first.
+# 06: every epoch shows other pictures.
+AUGMENTED = replace(BATCHNORM, augment=(Flip(), PadCrop(4)))
+# 06: taken over from a publication: a network that starts whitened and as the identity; small images come first.
 FINAL = replace(
     AUGMENTED, model="fast", epochs=12, batch_size=256, lr=0.45, momentum=0.85, weight_decay=1.33e-3,
     label_smoothing=0.2, norm_bias_lr=64.0, image_sizes=((0, 20), (0.5, 24), (0.8, 32)),
     augment=(AlternatingFlip(), PadCrop(2)),
 )  # fmt: skip
+
+
+# 06: the deep network of one of the ancestors, for CIFAR-100; beside the chain, as are those below.
+NINE = replace(AUGMENTED, model="nine", epochs=4)
+# 06: the large ones, which ask for a GPU.
+VGG16_BN = replace(AUGMENTED, model="vgg16_bn", width=1.0)
+RESNET18 = replace(AUGMENTED, model="resnet18", width=1.0)
 
 
 @dataclass(frozen=True)
@@ -54,9 +61,9 @@ class Recipe:
     mirrored: bool = False
 
     def config_for(self, budget: Budget) -> TrainConfig:
-        """Return the configuration that a profile can pay for."""
+        """Return the configuration that a profile can pay for: half of its steps, because a notebook trains two."""
         changes = self.full if budget.profile == "full" else {}
-        return replace(self.config, **changes, max_steps=budget.max_steps)
+        return replace(self.config, **changes, max_steps=budget.max_steps and max(1, budget.max_steps // 2))
 
 
 RECIPES = {
@@ -66,6 +73,9 @@ RECIPES = {
     "batchnorm": Recipe(BATCHNORM, "05", full={"epochs": 20, "width": 1.0}),
     "augmented": Recipe(AUGMENTED, "06", full={"epochs": 30, "width": 1.0}),
     "final": Recipe(FINAL, "06", full={"epochs": 10, "width": 1.0, "batch_size": 1024, "lr": 1.5}, mirrored=True),
+    "nine": Recipe(NINE, "06", full={"epochs": 30, "width": 1.0}),
+    "vgg16_bn": Recipe(VGG16_BN, "06", full={"epochs": 60}),
+    "resnet18": Recipe(RESNET18, "06", full={"epochs": 60}),
 }
 # From the first to the last, each one step from the one before.
 CHAIN = ("baseline", "cnn", "batchnorm", "augmented", "final")
@@ -88,7 +98,8 @@ def train_recipe(
     batches = make_batches(train, val, device)
     model = build_model(config, batches[0])
     run = f"{name}-{dataset.name}"
-    checkpoint = replace(workspace, notebook="recipes").checkpoint(run)  # the same for every notebook
+    # The same for every notebook, and another one for every configuration.
+    checkpoint = replace(workspace, notebook="recipes").checkpoint(f"{run}-{digest(config.to_dict())}")
     record = fit(model, *batches, config, name=run, checkpoint=checkpoint)
     logits, _ = predict(model, batches[1], mirrored=recipe.mirrored)
     workspace.log_run(record, dataset.name)
@@ -109,18 +120,19 @@ def describe_chain() -> list[str]:
 def find_runs(dataset: str, workspace: Workspace) -> dict[str, dict]:
     """Return the ledger row of each recipe that was trained on a data set as it is today, by name.
 
-    It looks in the workspace's ledger and in the published one, for rows from the workspace's source of data, and takes
-    the newest of the highest profile.
+    It looks in the workspace's ledger and in the published one, for the newest rows from the same source of data.
+    All are of one profile, that in which most recipes were trained; of two such, the higher.
     """
     ledgers = {workspace.ledger, home_folder() / "figures" / "runs.jsonl"}
-    rows = newest_rows([row for ledger in sorted(ledgers) for row in read_lines(ledger)]).values()
-    found = {}
-    for name, recipe in RECIPES.items():
-        known = {"name": f"{name}-{dataset}", "data_source": workspace.data_source}
-        mine = [row for row in rows if known.items() <= row.items() and is_of(row, recipe)]
-        if mine:
-            found[name] = max(mine, key=lambda row: profile_rank(row["profile"]))
-    return found
+    rows = [row for ledger in sorted(ledgers) for row in read_lines(ledger)]
+    rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
+    known = {"dataset": dataset, "data_source": workspace.data_source}
+    found: dict[str, dict[str, dict]] = {profile: {} for profile in PROFILES}
+    for row in rows:
+        name = row["name"].removesuffix(f"-{dataset}")
+        if known.items() <= row.items() and name in RECIPES and is_of(row, RECIPES[name]):
+            found[row["profile"]][name] = row
+    return max(reversed(found.values()), key=len)
 
 
 def is_of(row: dict, recipe: Recipe) -> bool:

@@ -194,7 +194,7 @@ def fit(
         run = Run(model, train, val, config, device, checkpoint and Path(checkpoint))
     history, finished = run.resume(force) if checkpoint else ([], False)
     if finished:
-        print(f"{name}: trained before, loaded from {checkpoint}", flush=True)
+        print(f"{name}: trained before, loaded from {Path(checkpoint).name}", flush=True)
         model.load_state_dict(run.best_weights)
         return run.record(name, history)
     with private_randomness(device), deterministic_kernels(config.deterministic):
@@ -244,6 +244,14 @@ def sweep(
         else:
             print(records[name][-1], flush=True)
     return records
+
+
+def tabulate(
+    runs: Mapping[str, Sequence[RunRecord | None]], field: str = "val_accuracy", diverged: float = math.nan
+) -> torch.Tensor:
+    """Return a field of all runs of a sweep, float64 (configurations, seeds); `diverged` where there is no record."""
+    rows = [[diverged if run is None else getattr(run, field) for run in row] for row in runs.values()]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 class Run:

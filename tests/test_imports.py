@@ -40,7 +40,7 @@ TABLE = {
     "mutants": {"augment", "checks", "metrics", "train"},
     # top
     "report": {"runs", "runtime", "storage"},
-    "__main__": {"arguments", "config", "data", "official", "recipes", "report", "runs", "runtime", "storage"},
+    "__main__": {"arguments", "config", "data", "official", "recipes", "report", "runs", "runtime", "storage", "train"},
     "__init__": set(),
 }
 

@@ -1,6 +1,12 @@
 import dataclasses
+import importlib.util
 import itertools
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +19,7 @@ from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, tra
 from cifar_helpers.runs import open_workspace, read_logits
 from cifar_helpers.storage import append_line, read_lines
 
-TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=3)
+TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6)
 
 
 @pytest.fixture
@@ -36,13 +42,13 @@ def test_every_step_of_the_chain_changes_something_and_names_its_notebook():
     lines = describe_chain()
     assert len(lines) == len(CHAIN)
     assert lines[2] == "batchnorm (notebook 05): model='cnn_bn', lr=0.1"
-    assert lines[3] == "augmented (notebook 06): epochs=8, augment=(Flip(p=0.5), PadCrop(padding=4))"
+    assert lines[3] == "augmented (notebook 06): augment=(Flip(p=0.5), PadCrop(padding=4))"
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_configuration_for_every_profile(name):
-    for budget in PROFILES.values():
-        assert RECIPES[name].config_for(budget).max_steps == budget.max_steps
+    steps = {profile: RECIPES[name].config_for(budget).max_steps for profile, budget in PROFILES.items()}
+    assert steps == {"quick": QUICK.max_steps // 2, "laptop": None, "full": None}
     assert RECIPES[name].config_for(LAPTOP) == RECIPES[name].config
 
 
@@ -50,7 +56,7 @@ def test_every_recipe_has_a_configuration_for_every_profile(name):
 def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, name, capsys):
     device = torch.device("cpu")
     model, record = train_recipe(name, dataset, TINY, workspace, device)
-    assert record.history[-1].steps == 3
+    assert record.history[-1].steps == 3  # half of the profile's
     (row,) = read_lines(workspace.ledger)
     assert (row["name"], row["val_accuracy"]) == (f"{name}-cifar10", record.val_accuracy)
     logits, about = read_logits(workspace.figures / "logits" / f"{name}-cifar10-val.safetensors")
@@ -74,11 +80,14 @@ def test_only_runs_of_the_recipe_as_it_is_today_are_found(workspace):
         config = RECIPES[step].config_for(PROFILES[profile])
         config = json.loads(json.dumps(dataclasses.replace(config, **dict(changes)).to_dict()))
         known = {"notebook": "train", "name": f"{step}-cifar10", "dataset": "cifar10", "data_source": "synthetic"}
+        more = {"date": "2026-01-02"} | more
         return known | {"profile": profile, "config": config, "run_hash": str(more) + str(changes) + profile} | more
 
     rows = [
         row("cnn", "laptop", val_accuracy=0.7),
+        row("cnn", "laptop", val_accuracy=0.9, notebook="04_cnn", date="2026-01-01"),  # an older one
         row("cnn", "quick", val_accuracy=0.9),  # a lower profile
+        row("batchnorm", "quick", val_accuracy=0.9),  # the laptop has no such run: profiles are not mixed
         row("batchnorm", "laptop", {"lr": 0.3}, val_accuracy=0.9),  # another rate than today's
         row("baseline", "laptop", val_accuracy=0.5, data_source="real"),
         row("final", "laptop", val_accuracy=0.8),
@@ -88,3 +97,29 @@ def test_only_runs_of_the_recipe_as_it_is_today_are_found(workspace):
         append_line(workspace.ledger, one)
     found = find_runs("cifar10", workspace)
     assert {name: one["val_accuracy"] for name, one in found.items()} == {"cnn": 0.7, "final": 0.8}
+
+
+def test_runs_that_are_spoken_of_exist():
+    """In the benchmark's table, the README and the notebooks."""
+    root = Path(recipes.__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("ladder", root / "benchmarks" / "ladder.py")
+    ladder = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ladder)
+    assert {run.rsplit("-", 1)[0] for run in ladder.BOUNDS} <= set(RECIPES)
+    assert {run.rsplit("-", 1)[1] for run in ladder.BOUNDS} == {"cifar10", "cifar100"}
+    for path in [root / "README.md", *(root / "notebooks").glob("*.ipynb")]:
+        assert set(re.findall(r"cifar_helpers train (\w+)", path.read_text(encoding="utf-8"))) <= set(RECIPES)
+
+
+def test_the_command_line_trains_a_recipe_and_names_an_unknown_one(tmp_path):
+    """A process of its own, with the stand-in: what a reader types."""
+    environment = os.environ | {"CIFAR_OUT": str(tmp_path), "CIFAR_DATA": "synthetic"}
+    command = [sys.executable, "-m", "cifar_helpers", "train"]
+    options = {"env": environment, "capture_output": True, "text": True, "check": False}
+    wrong = subprocess.run([*command, "finale"], **options)
+    assert wrong.returncode == 2
+    assert "Did you mean 'final'" in wrong.stderr
+    right = subprocess.run([*command, "lenet", "--profile", "quick"], **options)
+    assert right.returncode == 0, right.stderr
+    assert "lenet-cifar10: validation accuracy" in right.stdout
+    assert (tmp_path / "figures" / "logits" / "lenet-cifar10-val.safetensors").exists()

@@ -31,6 +31,7 @@ from cifar_helpers.train import (
     predict,
     resized,
     sweep,
+    tabulate,
     train_epoch,
 )
 
@@ -662,3 +663,10 @@ def test_mixup_trains_on_mixed_images_and_mixed_labels():
     record = fit(other, *small_batches(), dataclasses.replace(TINY, mixup=1.0))
     assert not equal_weights(plain, other)
     assert 0 < record.train_accuracy < 1
+
+
+def test_a_sweep_as_a_table_says_where_there_is_no_record():
+    record = fit(tiny_net(), *small_batches(), dataclasses.replace(TINY, epochs=1))
+    table = tabulate({"a": [record, None], "b": [None, record]}, diverged=0.25)
+    assert table.tolist() == [[record.val_accuracy, 0.25], [0.25, record.val_accuracy]]
+    assert tabulate({"a": [None]}, "val_loss").isnan().all()
