@@ -38,7 +38,7 @@ FINAL = replace(
 
 
 # 06: the deep network of one of the ancestors, for CIFAR-100; beside the chain, as are those below.
-NINE = replace(AUGMENTED, model="nine", epochs=4)
+NINE = replace(AUGMENTED, model="nine", epochs=3)
 # 06: the large ones, which ask for a GPU.
 VGG16_BN = replace(AUGMENTED, model="vgg16_bn", width=1.0)
 RESNET18 = replace(AUGMENTED, model="resnet18", width=1.0)
