@@ -197,15 +197,20 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, normaliser: Normaliser, device: str | torch.device | None = None, eval_batch_size: int = 500
+        self,
+        split: Split,
+        normaliser: Normaliser,
+        device: str | torch.device | None = None,
+        eval_batch_size: int | None = None,
     ) -> None:
-        require(eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "at least 1")
+        require(eval_batch_size is None or eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "at least 1")
         self.split = split.name
         self.class_names = split.class_names
         self.sha256 = split.sha256
         self.normaliser = normaliser
         self.device = pick_device(device)
-        self.eval_batch_size = eval_batch_size
+        # On a CPU few images at a time: what a layer makes of them then stays in the cache.
+        self.eval_batch_size = eval_batch_size or (64 if self.device.type == "cpu" else 1000)
         # Stored channels last: a batch of rows is then in the memory order in which convolutions are fastest.
         self._images = split.images.to(self.device).to(memory_format=torch.channels_last)
         self._labels = split.labels.to(self.device)

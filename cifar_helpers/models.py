@@ -336,13 +336,14 @@ def exchange_activations(model: nn.Module, activation: type[nn.Module]) -> None:
 def build_model(config, train) -> nn.Module:
     """Return the network that a `config.TrainConfig` names, for the classes and on the device of training batches.
 
-    The stem of the fast network is whitened from the first ten batches of `train`, a `data.Batches`.
+    The stem of the fast network is whitened from the first 5,000 images of `train`, a `data.Batches`.
     """
     names = "width", "seed", "dropout", "activation"
     options = {name: getattr(config, name) for name in names}
     model = make_model(config.model, len(train.class_names), **options).to(train.device)
     if config.model == "fast":
-        whiten(model, torch.cat([images for images, _ in itertools.islice(train, 10)]))
+        batches = itertools.islice(train, -(-5_000 // train.eval_batch_size))
+        whiten(model, torch.cat([images for images, _ in batches])[:5_000])
     return model
 
 
