@@ -38,6 +38,8 @@ class TrainConfig:
         mixup: parameter of the Beta distribution from which a batch draws how to mix two images; 0 mixes none.
         ema: decay per step of the mean of the weights that validation sees and the run returns; 0 takes no mean.
         norm_bias_lr: factor on the learning rate of the biases of BatchNorm.
+        layer_lr_decay: factor on the learning rate from one layer to the one before it; below 1 the first layers of a
+            pretrained network hardly move.
         image_sizes: pairs (share of all steps, pixels): from this share on, training images have this size. () leaves
             them as they are; validation is always at full size.
         augment: augmentations from `augment`, applied in order to the training batches only.
@@ -66,6 +68,7 @@ class TrainConfig:
     mixup: float = 0.0
     ema: float = 0.0
     norm_bias_lr: float = 1.0
+    layer_lr_decay: float = 1.0
     image_sizes: tuple[tuple[float, int], ...] = ()
     augment: tuple = ()
     patience: int | None = None
@@ -88,6 +91,9 @@ class TrainConfig:
         require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
         require(self.width > 0, "width", self.width, "a positive factor; 0.5 halves every layer")
         require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
+        require(
+            0 < self.layer_lr_decay <= 1, "layer_lr_decay", self.layer_lr_decay, "a factor in (0, 1]; 1 is no decay"
+        )
         shares = [share for share, _ in self.image_sizes]
         ordered = shares == sorted(set(shares)) and shares[:1] in ([], [0]) and all(share < 1 for share in shares)
         sized = all(isinstance(size, int) and size >= 8 for _, size in self.image_sizes)

@@ -26,18 +26,35 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     return {"constant": 1.0, "cosine": (1 + math.cos(math.pi * rest)) / 2, "triangular": 1 - rest}[schedule]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, norm_bias_lr: float = 1.0) -> list[dict]:
-    """Return groups without empty ones: weights of two or more dimensions, which decay; biases and norms, which do not;
-    and, if `norm_bias_lr` is not 1, the biases of BatchNorm, whose learning rate is that many times as high."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and norm_bias_lr != 1]
-    fast = {id(module.bias) for module in norms}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay, "lr_factor": 1.0},
-        {"params": [p for p in trainable if p.ndim < 2 and id(p) not in fast], "weight_decay": 0.0, "lr_factor": 1.0},
-        {"params": [p for p in trainable if id(p) in fast], "weight_decay": 0.0, "lr_factor": norm_bias_lr},
+def parameter_groups(
+    model: nn.Module, weight_decay: float, norm_bias_lr: float = 1.0, layer_lr_decay: float = 1.0
+) -> list[dict]:
+    """Return the trainable parameters in groups: weights of two or more dimensions decay, biases and norms do not.
+
+    Biases of BatchNorm learn `norm_bias_lr` times as fast, and a layer `layer_lr_decay` times as fast as the next one.
+    """
+    norms = {id(module.bias) for module in model.modules() if isinstance(module, _BatchNorm)}
+    depths = layer_depths(model)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for p in (p for p in model.parameters() if p.requires_grad):
+        factor = layer_lr_decay ** depths[id(p)] * (norm_bias_lr if id(p) in norms else 1.0)
+        groups.setdefault((p.ndim < 2, factor), []).append(p)
+    return [
+        {"params": members, "weight_decay": 0.0 if free else weight_decay, "lr_factor": factor}
+        for (free, factor), members in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return [group for group in groups if group["params"]]
+
+
+def layer_depths(model: nn.Module) -> dict[int, int]:
+    """Return, by id of every parameter, how many layers with weights come after its own; 0 is the last.
+
+    A layer is a child of the model; a norm belongs to the layer before it.
+    """
+    number, found = -1, {}
+    for child in [*model.children()] or [model]:
+        number += any(p.ndim >= 2 for p in child.parameters())
+        found |= {id(p): number for p in child.parameters()}
+    return {id(p): number - found.get(id(p), 0) for p in model.parameters()}
 
 
 def make_optimizer(
@@ -49,9 +66,10 @@ def make_optimizer(
     momentum: float = 0.9,
     nesterov: bool = True,
     norm_bias_lr: float = 1.0,
+    layer_lr_decay: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Return SGD, Adam or AdamW over the model's trainable parameters, which must be on their device already."""
-    groups = parameter_groups(model, weight_decay, norm_bias_lr)
+    groups = parameter_groups(model, weight_decay, norm_bias_lr, layer_lr_decay)
     for group in groups:
         group["lr"] = lr * group["lr_factor"]
     fused = next(model.parameters()).device.type in ("cpu", "cuda")

@@ -136,6 +136,6 @@ def find_runs(dataset: str, workspace: Workspace) -> dict[str, dict]:
 
 
 def is_of(row: dict, recipe: Recipe) -> bool:
-    """Return whether a ledger row was trained with the recipe as it is today."""
+    """Return whether a ledger row was trained with the recipe as it is today; fields younger than it have defaults."""
     config = recipe.config_for(PROFILES[row["profile"]])
-    return digest(row["config"]) == digest(config.to_dict())
+    return digest(TrainConfig().to_dict() | row["config"]) == digest(config.to_dict())

@@ -75,7 +75,11 @@ def predict(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False) 
 
     Computed in float32 on every device, so that no count depends on the batch size. With `mirrored` the logits are the
     mean of those of the image and of its mirror image, at twice the cost.
+
+    Raises:
+        ValueError: the batches are normalised otherwise than the model, a pretrained one, was trained with.
     """
+    check_normaliser(model, batches)
     with evaluating(model):
         scored = ((model(x) + model(x.flip(-1)) if mirrored else model(x), y) for x, y in batches)
         logits, labels = zip(*((z.float().cpu() / (1 + mirrored), y.cpu()) for z, y in scored), strict=True)
@@ -272,6 +276,7 @@ class Run:
             momentum=config.momentum,
             nesterov=config.nesterov,
             norm_bias_lr=config.norm_bias_lr,
+            layer_lr_decay=config.layer_lr_decay,
         )
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype == torch.float16 else None
         self.forward = torch.compile(model) if config.compile else model
@@ -519,8 +524,20 @@ def epoch_line(name: str, history: list[EpochRecord], epochs: int) -> str:
 # --- what is wrong with the arguments, said before the first step ---
 
 
+def check_normaliser(model: nn.Module, batches) -> None:
+    """Raise a ValueError if a pretrained model, which knows its normaliser, is given batches of another one."""
+    own, given = getattr(model, "normaliser", None), getattr(batches, "normaliser", None)
+    if None not in (own, given) and own != given:
+        raise ValueError(
+            f"the model was pretrained on images normalised with {own}, these are normalised with {given}; "
+            "make them with make_batches(train, val, device, model.normaliser)"
+        )
+
+
 def check_arguments(model: nn.Module, train, val, config: TrainConfig) -> None:
     """Raise a ValueError if splits, model and configuration do not belong together."""
+    for batches in (train, val):
+        check_normaliser(model, batches)
     splits = getattr(train, "split", "train"), getattr(val, "split", "val")
     if "test" in splits:
         raise ValueError("fit was given the test split; choose on `val`, and score once through train.final_test")

@@ -23,6 +23,7 @@ from cifar_helpers.config import PROFILES, TrainConfig, digest, get_budget, prof
         ({"dropout": 1.0}, ["dropout=1.0"]),
         ({"ema": 1.0}, ["ema=1.0", "[0, 1)"]),
         ({"mixup": -0.2}, ["mixup=-0.2"]),
+        ({"layer_lr_decay": 1.1}, ["layer_lr_decay=1.1", "(0, 1]"]),
         ({"norm_bias_lr": 0}, ["norm_bias_lr=0"]),
         ({"image_sizes": ((0.5, 24),)}, ["image_sizes=", "rising shares from 0"]),
         ({"image_sizes": ((0, 24), (0.5, 4))}, ["whole pixels of 8 or more"]),

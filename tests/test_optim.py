@@ -45,6 +45,18 @@ def test_biases_of_batchnorm_get_their_own_rate():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.01, 0.16])
 
 
+def test_earlier_layers_learn_more_slowly_and_a_norm_as_fast_as_its_layer():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), *NET[3:]
+    )
+    optimizer = make_optimizer(net, lr=1.0, layer_lr_decay=0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert [rates[id(p)] for p in net.parameters()] == [0.25] * 4 + [0.5] * 4 + [1.0] * 2
+    net[0].requires_grad_(False)  # a frozen layer still counts as one
+    frozen = make_optimizer(net, lr=1.0, layer_lr_decay=0.5)
+    assert sorted({group["lr"] for group in frozen.param_groups}) == [0.25, 0.5, 1.0]
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
 def test_every_optimizer_steps_downhill_at_the_given_rate(name):
     net = nn.Linear(3, 1)

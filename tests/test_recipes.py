@@ -99,6 +99,13 @@ def test_only_runs_of_the_recipe_as_it_is_today_are_found(workspace):
     assert {name: one["val_accuracy"] for name, one in found.items()} == {"cnn": 0.7, "final": 0.8}
 
 
+def test_a_row_from_before_a_field_was_there_is_of_the_same_recipe():
+    config = json.loads(json.dumps(RECIPES["cnn"].config.to_dict()))
+    del config["layer_lr_decay"]
+    assert recipes.is_of({"profile": "laptop", "config": config}, RECIPES["cnn"])
+    assert not recipes.is_of({"profile": "laptop", "config": config | {"lr": 0.3}}, RECIPES["cnn"])
+
+
 def test_runs_that_are_spoken_of_exist():
     """In the benchmark's table, the README and the notebooks."""
     root = Path(recipes.__file__).parents[1]

@@ -1,0 +1,248 @@
+"""Pretrained networks: what belongs to one, how it is frozen, and what its features are worth.
+
+A `Backbone` carries its own normalisation and input size. Sources: a network of one's own, trained on other data, and
+torchvision's ResNet-18 with ImageNet weights.
+"""
+
+import copy
+import hashlib
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torchvision.models import ResNet18_Weights, resnet18
+
+from cifar_helpers.arguments import require, require_choice
+from cifar_helpers.augment import Normaliser, resize
+from cifar_helpers.classify import load_model
+from cifar_helpers.config import digest
+from cifar_helpers.data import Batches, DataError, Split, hash_tensors
+from cifar_helpers.runtime import make_generator
+from cifar_helpers.storage import CheckpointError, load_checkpoint, save_checkpoint
+from cifar_helpers.train import predict
+
+IMAGENET = ResNet18_Weights.IMAGENET1K_V1
+TRAINED = ("head", "last stage", "all")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network without its head.
+
+    Attributes:
+        body: normalised images (N, 3, image_size, image_size) to features (N, F).
+        num_features: F.
+        last_stage: number of the child of `body` with which its last stage begins.
+        normaliser: that of the images it was trained on; it takes no others.
+        image_size: side in pixels to which images are scaled first.
+        source: where it comes from, in words.
+    """
+
+    body: nn.Sequential
+    num_features: int
+    last_stage: int
+    normaliser: Normaliser
+    image_size: int
+    source: str
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of weights and buffers: the same network, the same value."""
+        return hash_tensors(*self.body.state_dict().values())
+
+
+class Resize(nn.Module):
+    """Scale images to `size` pixels, bilinear with antialiasing: a backbone sees the size it was trained on."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return resize(images, self.size)
+
+
+class Frozen(nn.Sequential):
+    """Layers that learn nothing: no gradient, and BatchNorm keeps its statistics also after `train()`."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+
+# --- where backbones come from ---
+
+
+def cut_head(model: nn.Sequential, normaliser: Normaliser, source: str, image_size: int = 32) -> Backbone:
+    """Return a copy of a network from `models` up to its last linear layer; the last stage is two layers.
+
+    Raises:
+        ValueError: the network has no children that end in a linear layer, or fewer than three layers.
+    """
+    linear = [i for i, child in enumerate(model.children()) if isinstance(child, nn.Linear)]
+    require(bool(linear), "model", type(model).__name__, "a Sequential with a linear layer as its head")
+    body = copy.deepcopy(model[: linear[-1]]).cpu()
+    layers = [i for i, child in enumerate(body) if any(p.ndim >= 2 for p in child.parameters())]
+    require(len(layers) >= 2, "model", type(model).__name__, "at least two layers with weights before its head")
+    return Backbone(body, model[linear[-1]].in_features, layers[-2], normaliser, image_size, source)
+
+
+def own_backbone(checkpoint: str | Path, source: str) -> Backbone:
+    """Return the best network of a run from its checkpoint, without its head.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds a model that `models.make_model` did not make.
+    """
+    classifier = load_model(checkpoint)
+    return cut_head(classifier.model, classifier.normaliser, source, classifier.image_size)
+
+
+def imagenet_backbone(folder: str | Path, image_size: int = 224, fetch: bool = False) -> Backbone:
+    """Return torchvision's ResNet-18 with its ImageNet weights, for images scaled to `image_size` pixels.
+
+    Args:
+        folder: where the official file may lie, under its official name.
+        fetch: get it where it is not there.
+
+    Raises:
+        DataError: the file is not there, and was not to be fetched or could not be.
+        CheckpointError: it is not the official file.
+    """
+    name = IMAGENET.url.rsplit("/", 1)[-1]
+    path = Path(folder) / name
+    if not path.exists():
+        if not fetch:
+            raise DataError(f"{path} is not there. Fetch {IMAGENET.url} by hand and put it there, or pass fetch=True.")
+        try:
+            torch.hub.download_url_to_file(IMAGENET.url, str(path), hash_prefix=official_hash(name), progress=False)
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{IMAGENET.url} could not be fetched ({error}). Put it by hand at {path}.") from error
+    return load_backbone(path, official_hash(name), image_size)
+
+
+def official_hash(name: str) -> str:
+    """Return the first digits of a file's SHA-256, which torchvision writes into its name: resnet18-f37072fd.pth."""
+    return name.rsplit("-", 1)[-1].split(".")[0]
+
+
+def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backbone:
+    """Return torchvision's ResNet-18 with the weights of a file, whose hash is compared before anything is read.
+
+    Args:
+        sha256: the file's, all 64 digits or at least the first 8.
+
+    Raises:
+        CheckpointError: the file is missing, is another one, or holds other tensors than a ResNet-18's.
+    """
+    require(8 <= len(sha256) <= 64, "sha256", sha256, "at least 8 hexadecimal digits")
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{path} is not there; expected the weights of a ResNet-18 as torchvision saves them.")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(sha256.lower()):
+        raise CheckpointError(
+            f"{path} has SHA-256 {found[:12]}…, expected {sha256[:12]}…. Delete it and fetch it again."
+        )
+    network = resnet18()
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not hold the weights of torchvision's ResNet-18: {first}") from error
+    *stages, head = network.children()
+    facts = IMAGENET.transforms()
+    normaliser = Normaliser(tuple(facts.mean), tuple(facts.std))
+    body = nn.Sequential(*stages, nn.Flatten())
+    last = max(i for i, stage in enumerate(stages) if any(p.ndim >= 2 for p in stage.parameters()))
+    return Backbone(body, head.in_features, last, normaliser, image_size, f"ResNet-18, {path.name}")
+
+
+# --- networks made of them ---
+
+
+def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all") -> nn.Sequential:
+    """Return a copy of the backbone with a new head: images (N, 3, S, S) of any size S in, logits (N, C) out.
+
+    The head begins at zero: the first step then moves it towards the classes before it moves the body. `normaliser`
+    of the result is the backbone's; `fit` and `predict` refuse batches of another one.
+
+    Args:
+        train: "head" alone, the "last stage" too, or "all"; the rest is frozen, its BatchNorm included.
+
+    Raises:
+        ValueError: an unknown `train`, or fewer than two classes.
+    """
+    require_choice("train", train, TRAINED)
+    require(num_classes >= 2, "num_classes", num_classes, "a classifier needs at least 2")
+    body = copy.deepcopy(backbone.body)
+    begin = {"head": len(body), "last stage": backbone.last_stage, "all": 0}[train]
+    head = nn.Linear(backbone.num_features, num_classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    frozen = [Frozen(*body[:begin])] if begin else []
+    model = nn.Sequential(Resize(backbone.image_size), *frozen, *body[begin:], head)
+    model.normaliser = backbone.normaliser
+    return model
+
+
+def compute_features(
+    backbone: Backbone, batches: Batches, folder: str | Path | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the features (N, F) of all images, float32, and their labels (N,).
+
+    Args:
+        folder: where they are kept, whole or not at all; asked again, they are read from there.
+
+    Raises:
+        ValueError: the batches are normalised otherwise than the backbone's images were.
+    """
+    body = nn.Sequential(Resize(backbone.image_size), copy.deepcopy(backbone.body)).to(batches.device)
+    body.normaliser = backbone.normaliser
+    key = digest([backbone.sha256, backbone.image_size, batches.sha256])
+    path = folder and Path(folder) / f"features-{key}.safetensors"
+    if path and path.exists():
+        tensors, _ = load_checkpoint(path)
+        return tensors["features"], tensors["labels"]
+    features, labels = predict(body, batches)
+    if path:
+        save_checkpoint(path, {"features": features, "labels": labels}, {"source": backbone.source})
+    return features, labels
+
+
+def linear_probe(
+    train: tuple[torch.Tensor, torch.Tensor],
+    val: tuple[torch.Tensor, torch.Tensor],
+    strengths: Sequence[float] = (1e-3, 1e-2, 1e-1),
+) -> tuple[float, float]:
+    """Return the best validation accuracy of logistic regression on features (N, F) with labels (N,), and its strength.
+
+    Args:
+        strengths: scikit-learn's C, the inverse of the penalty; the best on validation is taken.
+    """
+    (x, y), (val_x, val_y) = ([t.numpy() for t in pair] for pair in (train, val))
+    probes = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=200)) for c in strengths}
+    return max((float(probe.fit(x, y).score(val_x, val_y)), c) for c, probe in probes.items())
+
+
+def draw_labelled(split: Split, per_class: int, seed: int) -> torch.Tensor:
+    """Return the indices of `per_class` images of every class, drawn by `seed` alone, in rising order.
+
+    A larger number with the same seed contains the smaller.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    least = int(split.counts().min())
+    require(1 <= per_class <= least, "per_class", per_class, f"from 1 to {least}, the images of the smallest class")
+    order = torch.randperm(len(split), generator=make_generator("labelled", seed))
+    chosen = [order[split.labels[order] == c][:per_class] for c in range(split.num_classes)]
+    return torch.cat(chosen).sort().values

@@ -1,0 +1,251 @@
+import dataclasses
+import hashlib
+import pickle
+
+import pytest
+import torch
+from small import random_split, small_batches
+from torch import nn
+from torchvision.models import resnet18
+
+from cifar_helpers import transfer
+from cifar_helpers.augment import Normaliser
+from cifar_helpers.config import TrainConfig
+from cifar_helpers.data import Batches, DataError, hash_tensors, make_batches
+from cifar_helpers.models import build_model, make_model
+from cifar_helpers.storage import CheckpointError
+from cifar_helpers.train import evaluate, fit, predict
+from cifar_helpers.transfer import (
+    Frozen,
+    compute_features,
+    cut_head,
+    draw_labelled,
+    imagenet_backbone,
+    linear_probe,
+    load_backbone,
+    make_transfer_model,
+    own_backbone,
+)
+
+CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return small_batches()
+
+
+def backbone_of(batches, name="cnn_bn", size=8):
+    model = make_model(name, 4, width=0.1, image_size=size)
+    return cut_head(model, batches[0].normaliser, "a test", size)
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """Names and shapes of torchvision's own file, and other numbers."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "resnet18-test.pth"
+    torch.save(resnet18().state_dict(), path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- freezing ---
+
+
+@pytest.mark.parametrize("train", ["head", "last stage"])
+def test_frozen_layers_keep_weights_and_statistics_through_three_epochs(batches, train):
+    backbone = backbone_of(batches)
+    model = make_transfer_model(backbone, 4, train)
+    frozen = model[1]
+    assert isinstance(frozen, Frozen)
+    before = hash_tensors(*frozen.state_dict().values())
+    rest = hash_tensors(*model[2:].state_dict().values())
+    fit(model, *batches, CONFIG, verbose=False)
+    model.train()
+    model(next(iter(batches[0]))[0])
+    assert hash_tensors(*frozen.state_dict().values()) == before
+    assert hash_tensors(*model[2:].state_dict().values()) != rest
+    assert hash_tensors(*backbone.body.state_dict().values()) == backbone.sha256
+
+
+def test_without_the_class_the_statistics_would_move(batches):
+    """The usual way to freeze, which the test above must be able to tell apart."""
+    body = backbone_of(batches).body.requires_grad_(False)
+    before = hash_tensors(*body.state_dict().values())
+    body.train()
+    body(next(iter(batches[0]))[0])
+    assert hash_tensors(*body.state_dict().values()) != before
+
+
+def test_each_kind_of_training_reaches_further_back(batches):
+    backbone = backbone_of(batches)
+    counts = [
+        sum(p.numel() for p in make_transfer_model(backbone, 4, kind).parameters() if p.requires_grad)
+        for kind in transfer.TRAINED
+    ]
+    assert counts == sorted(set(counts))
+    assert counts[0] == (backbone.num_features + 1) * 4
+    with pytest.raises(ValueError, match="Did you mean 'last stage'"):
+        make_transfer_model(backbone, 4, "last_stage")
+    with pytest.raises(ValueError, match="num_classes=1"):
+        make_transfer_model(backbone, 1)
+
+
+def test_the_model_is_the_backbone_with_a_head_of_zeros(batches):
+    backbone = backbone_of(batches)
+    model = make_transfer_model(backbone, 7)
+    logits, _ = predict(model, batches[1])
+    assert logits.shape == (20, 7)
+    assert not logits.any()
+    features, labels = compute_features(backbone, batches[1])
+    assert torch.equal(features, predict(nn.Sequential(*model[:-1]), batches[1])[0])
+    assert torch.equal(labels, batches[1]._labels)
+
+
+def test_earlier_layers_of_a_pretrained_network_move_less(batches):
+    moved = {}
+    for decay in (1.0, 0.3):
+        model = make_transfer_model(backbone_of(batches), 4)
+        first = model[1].weight.clone()
+        fit(model, *batches, dataclasses.replace(CONFIG, layer_lr_decay=decay), verbose=False)
+        moved[decay] = (model[1].weight - first).norm().item()
+    assert moved[0.3] < 0.3 * moved[1.0]
+
+
+# --- the normalisation that belongs to it ---
+
+
+def test_a_batch_normalised_otherwise_is_refused_everywhere(batches):
+    backbone = backbone_of(batches)
+    other = Normaliser((0.5,) * 3, (0.25,) * 3)
+    wrong = make_batches(random_split(64), random_split(20, "val"), "cpu", other)
+    model = make_transfer_model(backbone, 4)
+    for attempt in (
+        lambda: fit(model, *wrong, CONFIG),
+        lambda: evaluate(model, wrong[1]),
+        lambda: compute_features(backbone, wrong[1]),
+    ):
+        with pytest.raises(ValueError, match=r"pretrained on images normalised with .*make_batches"):
+            attempt()
+
+
+def test_images_are_scaled_to_the_size_of_the_backbone(batches):
+    backbone = dataclasses.replace(backbone_of(batches, size=16), image_size=16)
+    assert compute_features(backbone, batches[1])[0].shape == (20, backbone.num_features)
+
+
+# --- sources ---
+
+
+def test_a_network_of_ones_own_comes_back_from_its_checkpoint(batches, tmp_path):
+    config = dataclasses.replace(CONFIG, model="fast", width=0.1, epochs=1)
+    train = Batches(random_split(64, size=32), batches[0].normaliser, "cpu")
+    model = build_model(config, train)
+    fit(model, train, train.like(random_split(20, "val", 32)), config, checkpoint=tmp_path / "own.safetensors")
+    backbone = own_backbone(tmp_path / "own.safetensors", "elsewhere")
+    assert backbone.normaliser == batches[0].normaliser
+    assert backbone.num_features == model[-2].in_features
+    images = next(iter(train))[0]
+    assert torch.allclose(backbone.body.eval()(images), model[:-2].eval()(images))
+    assert isinstance(backbone.body[backbone.last_stage], nn.Conv2d)
+
+
+def test_a_network_without_a_head_is_refused(batches):
+    for net in (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten(), nn.Linear(192, 4))):
+        with pytest.raises(ValueError, match="model='Sequential'"):
+            cut_head(net, batches[0].normaliser, "a test")
+
+
+def test_imagenet_weights_run_to_the_last_line_without_a_network(weights_file, tmp_path):
+    """A file with torchvision's names and shapes and a hash of its own takes the whole path: hash, load, fine-tune."""
+    path, sha256 = weights_file
+    backbone = load_backbone(path, sha256, image_size=32)
+    assert (backbone.num_features, backbone.image_size) == (512, 32)
+    assert backbone.normaliser == Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    train, val = make_batches(random_split(16), random_split(8, "val"), "cpu", backbone.normaliser)
+    reference = resnet18()
+    reference.load_state_dict(torch.load(path, weights_only=True))
+    reference.fc = nn.Identity()
+    scaled = nn.Sequential(transfer.Resize(32), reference)
+    assert torch.allclose(compute_features(backbone, val)[0], predict(scaled, val)[0], atol=1e-5)
+    model = make_transfer_model(backbone, 4, "last stage")
+    record = fit(model, train, val, dataclasses.replace(CONFIG, epochs=1, layer_lr_decay=0.5), verbose=False)
+    assert record.history[-1].steps == 1
+    assert [type(child).__name__ for child in model] == [
+        "Resize", "Frozen", "Sequential", "AdaptiveAvgPool2d", "Flatten", "Linear",
+    ]  # fmt: skip
+
+
+def test_the_hash_is_compared_before_anything_is_read(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "canary"), "w"))
+
+    path = tmp_path / "resnet18-f37072fd.pth"
+    path.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    with pytest.raises(CheckpointError, match=r"has SHA-256 .* expected f37072fd"):
+        imagenet_backbone(tmp_path)
+    with pytest.raises(CheckpointError, match="does not hold the weights"):  # also with the right hash
+        load_backbone(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_file_of_other_tensors_or_none_is_refused(tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, path)
+    with pytest.raises(CheckpointError, match="does not hold the weights"):
+        load_backbone(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(CheckpointError, match="is not there"):
+        load_backbone(tmp_path / "none.pth", "0" * 64)
+    with pytest.raises(ValueError, match="at least 8"):
+        load_backbone(path, "")
+
+
+def test_weights_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"resnet18-f37072fd\.pth is not there"):
+        imagenet_backbone(tmp_path)
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(DataError, match="no route to host"):
+        imagenet_backbone(tmp_path, fetch=True)
+
+
+# --- features and probes ---
+
+
+def test_features_are_computed_once_and_belong_to_backbone_and_split(batches, tmp_path, monkeypatch):
+    backbone = backbone_of(batches)
+    features, labels = compute_features(backbone, batches[1], tmp_path)
+    compute_features(backbone, batches[0], tmp_path)
+    with torch.no_grad():
+        backbone.body[0].weight += 1
+    changed, _ = compute_features(backbone, batches[1], tmp_path)
+    assert not torch.equal(features, changed)
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(transfer, "predict", None)
+    again = compute_features(backbone, batches[1], tmp_path)
+    assert torch.equal(again[0], changed)
+    assert torch.equal(again[1], labels)
+
+
+def test_a_probe_learns_what_is_linear_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(200) % 4
+    noise = torch.randn(200, 6, generator=generator)
+    told = torch.cat([noise, 3.0 * nn.functional.one_hot(labels, 4)], 1)
+    assert linear_probe((told[:100], labels[:100]), (told[100:], labels[100:]))[0] > 0.95
+    assert linear_probe((noise[:100], labels[:100]), (noise[100:], labels[100:]))[0] < 0.45
+
+
+def test_labelled_images_are_drawn_by_the_seed_and_contain_the_smaller_draw():
+    split = random_split(80)
+    few, more = draw_labelled(split, 2, 0), draw_labelled(split, 5, 0)
+    assert split.select(few).counts().tolist() == [2] * 4
+    assert set(few.tolist()) < set(more.tolist())
+    assert not torch.equal(few, draw_labelled(split, 2, 1))
+    assert torch.equal(draw_labelled(split, 20, 0), torch.arange(80))
+    with pytest.raises(ValueError, match=r"per_class=21 .*from 1 to 20"):
+        draw_labelled(split, 21, 0)
