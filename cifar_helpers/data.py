@@ -69,6 +69,11 @@ class Split:
         """SHA-256 of images and labels: the same data, the same value."""
         return hash_tensors(self.images, self.labels)
 
+    @property
+    def labels_hidden(self) -> bool:
+        """Whether this is a test split of which every label is 0, as competitions hand it out: nothing can be scored."""
+        return self.name == "test" and len(self) > 1 and not bool(self.labels.any())
+
     def counts(self) -> torch.Tensor:
         """Return the number of images of each class, int64 (C,)."""
         return torch.bincount(self.labels, minlength=self.num_classes)
@@ -164,10 +169,18 @@ class Dataset:
 
     @property
     def test(self) -> Split:
+        if self.sealed_test.labels_hidden:
+            return self.sealed_test
         raise DataError(
             "The test split is sealed: every choice is made on `val`. Look at it through train.audit_test, "
             "or score a finished run through train.final_test; both leave a receipt."
         )
+
+
+def hide_labels(dataset: Dataset) -> Dataset:
+    """Return the data set as a competition hands it out: every test label is 0, and `test` is open."""
+    test = dataset.sealed_test
+    return replace(dataset, sealed_test=replace(test, labels=torch.zeros_like(test.labels)))
 
 
 def rejoin(dataset: Dataset) -> Split:
@@ -205,6 +218,7 @@ class Batches:
     ) -> None:
         require(eval_batch_size is None or eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "at least 1")
         self.split = split.name
+        self.labels_hidden = split.labels_hidden
         self.class_names = split.class_names
         self.sha256 = split.sha256
         self.normaliser = normaliser

@@ -87,7 +87,16 @@ def predict(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False) 
 
 
 def evaluate(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False) -> Sums:
-    """Return loss and hits summed over all examples; `mirrored` as in `predict`."""
+    """Return loss and hits summed over all examples; `mirrored` as in `predict`.
+
+    Raises:
+        ValueError: the labels are hidden, as a competition does with those of its test images.
+    """
+    if getattr(batches, "labels_hidden", False):
+        raise ValueError(
+            "every label of this test split is 0: they are hidden, and an accuracy against them means nothing. Judge "
+            "on `val`; what is asked for is a file, submission.write_submission"
+        )
     return metrics.sums(*predict(model, batches, mirrored))
 
 

@@ -30,6 +30,7 @@ TABLE = {
     "official": {"storage"},
     "runs": {"config", "storage"},
     "classify": {"augment", "models", "storage"},
+    "submission": {"arguments", "storage"},
     # level 3
     "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
     "train": {"augment", "config", "metrics", "optim", "runs", "runtime", "storage"},

@@ -1,0 +1,126 @@
+"""The file a competition asks for: written whole, checked row by row, and scored by whoever holds the key.
+
+Predictions are joined with ids, never with positions.
+"""
+
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from cifar_helpers.arguments import require
+from cifar_helpers.storage import write_whole
+
+HEADER = ("Id", "Prediction1")
+BOM = b"\xef\xbb\xbf"
+
+
+def write_submission(
+    path: str | Path,
+    ids: torch.Tensor,
+    predicted: torch.Tensor,
+    num_classes: int,
+    *,
+    count: int = 10_000,
+    header: tuple[str, str] = HEADER,
+) -> Path:
+    """Write one row for each id, in the order of the ids, and return the path; an old file is replaced whole or kept.
+
+    Args:
+        ids: int64 (N,), every number from 0 to count - 1 once, in any order.
+        predicted: int64 (N,), the class of each.
+
+    Raises:
+        ValueError: ids are missing or doubled, or predictions are no class numbers; nothing was written.
+    """
+    for name, values in (("ids", ids), ("predicted", predicted)):
+        require(not values.is_floating_point(), name, values.dtype, "whole numbers: values.long()")
+        require(values.shape == (count,), name, tuple(values.shape), f"({count},), one for each image")
+    wrong = torch.nonzero(ids.sort().values != torch.arange(count)).flatten()
+    require(len(wrong) == 0, "ids", f"sorted, at place {wrong[:1].tolist()}", f"each of 0 to {count - 1} once")
+    wrong = torch.nonzero((predicted < 0) | (predicted >= num_classes)).flatten()
+    require(len(wrong) == 0, "predicted", predicted[wrong[:1]].tolist(), f"0 to {num_classes - 1}")
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(header)
+    rows.writerows(zip(range(count), predicted[ids.argsort()].tolist(), strict=True))
+    write_whole(Path(path), text.getvalue().encode())
+    return Path(path)
+
+
+def check_submission(
+    path: str | Path, num_classes: int, *, count: int = 10_000, header: tuple[str, str] = HEADER
+) -> list[str]:
+    """Return every fault of a submission file, each with its line; an empty list is a file that can be handed in.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    content = Path(path).read_bytes()
+    faults = ["line 1: begins with a byte order mark; save as UTF-8 without BOM"] * content.startswith(BOM)
+    if b"\r" in content:
+        line = content[: content.index(b"\r")].count(b"\n") + 1
+        faults.append(f"line {line}: ends in CR LF, as on Windows; expected LF")
+    lines = list(csv.reader(content.removeprefix(BOM).decode("utf-8", "replace").splitlines()))
+    if not lines or tuple(lines[0]) != tuple(header):
+        faults.append(f"line 1: the header is {','.join(lines[0]) if lines else ''!r}; expected {','.join(header)!r}")
+    ids = []
+    for number, cells in enumerate(lines[1:], start=2):
+        faults += [f"line {number}: {fault}" for fault in row_faults(cells, num_classes, count)]
+        ids += [(number, int(cells[0]))] if cells and is_whole(cells[0]) else []
+    return faults + id_faults(ids, count)
+
+
+def row_faults(cells: list[str], num_classes: int, count: int) -> list[str]:
+    """Return what is wrong with the cells of one row."""
+    if len(cells) != 2:
+        return [f"has {len(cells)} cells; expected an id and a class"]
+    limits = (("id", count), ("class", num_classes))
+    found = []
+    for (what, limit), cell in zip(limits, cells, strict=True):
+        if not is_whole(cell):
+            found.append(f"the {what} is {cell!r}; expected a whole number")
+        elif not 0 <= int(cell) < limit:
+            found.append(f"the {what} is {cell}; expected 0 to {limit - 1}")
+    return found
+
+
+def is_whole(cell: str) -> bool:
+    """Return whether a cell holds nothing but a whole number in plain digits."""
+    return cell.removeprefix("-").isascii() and cell.removeprefix("-").isdigit()
+
+
+def id_faults(ids: list[tuple[int, int]], count: int) -> list[str]:
+    """Return which ids are doubled or missing, and where their order breaks, given (line, id) of all rows."""
+    numbers = [i for _, i in ids]
+    times = Counter(numbers)
+    lines = {i: line for line, i in reversed(ids)}
+    faults = [f"line {line}: id {i} is doubled, first on line {lines[i]}" for line, i in ids if line != lines[i]]
+    missing = [i for i in range(count) if i not in times]
+    faults += [f"line {len(ids) + 2}: the file ends without id {i}" for i in missing]
+    falls = [line for (line, i), (_, before) in zip(ids[1:], ids[:-1], strict=True) if i < before]
+    if falls:
+        text = numbers == sorted(numbers, key=str)
+        how = "are sorted as text (0, 1, 10, 100, …)" if text else "do not rise"
+        faults.append(f"line {falls[0]}: the ids {how}; a scorer that goes by position would mix up the images")
+    return faults
+
+
+def score_submission(
+    path: str | Path, labels: torch.Tensor, num_classes: int, *, header: tuple[str, str] = HEADER
+) -> float:
+    """Return the accuracy of a submission against the key: `labels` (N,) of the images 0 to N - 1.
+
+    Raises:
+        ValueError: the labels are hidden, or the file has faults, with the first of them.
+    """
+    require(bool(labels.any()), "labels", "all zero", "hidden labels are no key: an accuracy on them means nothing")
+    faults = check_submission(path, num_classes, count=len(labels), header=header)
+    if faults:
+        raise ValueError(f"{path} has {len(faults)} faults: {'; '.join(faults[:3])}")
+    with Path(path).open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    predicted = {int(i): int(c) for i, c in rows}
+    return sum(predicted[i] == label for i, label in enumerate(labels.tolist())) / len(labels)
