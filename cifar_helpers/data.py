@@ -71,7 +71,7 @@ class Split:
 
     @property
     def labels_hidden(self) -> bool:
-        """Whether this is a test split of which every label is 0, as competitions hand it out: nothing can be scored."""
+        """Whether this is a test split whose labels are all 0, as competitions hand it out: nothing can be scored."""
         return self.name == "test" and len(self) > 1 and not bool(self.labels.any())
 
     def counts(self) -> torch.Tensor:

@@ -31,6 +31,7 @@ TABLE = {
     "runs": {"config", "storage"},
     "classify": {"augment", "models", "storage"},
     "submission": {"arguments", "storage"},
+    "claims": {"arguments", "runtime"},
     # level 3
     "data": {"arguments", "augment", "official", "runtime", "storage", "synthetic"},
     "train": {"augment", "config", "metrics", "optim", "runs", "runtime", "storage"},

@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from cifar_helpers.metrics import (
+    calibration,
     coarse_logits,
     confused_pairs,
     confusion_matrix,
     cross_entropy,
+    fit_temperature,
     per_class_accuracy,
     sums,
     top_k_accuracy,
@@ -64,3 +66,26 @@ def test_confused_pairs_are_counted_both_ways_and_ordered():
     assert confused_pairs(confusion, 2) == [(1, 0, 5, 2), (1, 2, 1, 1)]
     assert confused_pairs(confusion, 9) == [(1, 0, 5, 2), (1, 2, 1, 1), (2, 0, 1, 0)]
     assert confused_pairs(torch.diag(torch.tensor([5, 6])), 2) == [(0, 1, 0, 0)]
+
+
+def test_calibration_counts_every_example_once_and_compares_confidence_with_accuracy():
+    p = torch.tensor([0.55, 0.65, 0.95, 0.95])
+    logits = torch.stack([p.log(), (1 - p).log()], 1)
+    found = calibration(logits, torch.tensor([0, 1, 0, 0]), bins=10)
+    assert found.count.tolist() == [0, 0, 0, 0, 0, 1, 1, 0, 0, 2]
+    assert found.accuracy[[5, 6, 9]].tolist() == [1.0, 0.0, 1.0]
+    assert found.confidence[9].item() == pytest.approx(0.95)
+    assert found.error == pytest.approx((0.45 + 0.65 + 2 * 0.05) / 4, abs=1e-6)
+
+
+def test_the_temperature_undoes_a_known_one_and_changes_no_prediction():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 5, generator=generator)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator).flatten()  # calibrated by construction
+    for sharpened in (0.5, 1.0, 4.0):
+        temperature = fit_temperature(sharpened * logits, labels)
+        assert temperature == pytest.approx(sharpened, rel=0.05)
+        scaled = sharpened * logits / temperature
+        assert torch.equal(scaled.argmax(1), logits.argmax(1))
+        assert calibration(scaled, labels).error < 0.02
+    assert calibration(4 * logits, labels).error > 0.1

@@ -1,0 +1,177 @@
+"""What may be said: intervals, paired tests, ranks, what others have published, and what building or buying costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import binomtest
+
+from cifar_helpers.arguments import require, require_choice
+from cifar_helpers.runtime import make_generator
+
+# --- how sure ---
+
+
+def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the interval, as fractions, in which an accuracy of `correct` of `count` lies (Wilson, 1927).
+
+    It says what other test images of the same kind would change, and nothing of other seeds.
+    """
+    require(0 <= correct <= count and count >= 1, "correct", (correct, count), "0 to count, and count at least 1")
+    interval = binomtest(correct, count).proportion_ci(level, method="wilson")
+    return interval.low, interval.high
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """What each of two classifiers alone gets right, and how likely a gap like that is if they are equally good."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.only_first} against {self.only_second}, p = {self.p:.2g}"
+
+
+def mcnemar(first: torch.Tensor, second: torch.Tensor) -> PairedTest:
+    """Return the exact two-sided McNemar test on hits, bool (N,), of two classifiers on the same images.
+
+    Raises:
+        ValueError: they are not of the same images.
+    """
+    require(first.shape == second.shape, "second", tuple(second.shape), f"{tuple(first.shape)}: the same images")
+    a, b = int((first & ~second).sum()), int((second & ~first).sum())
+    return PairedTest(a, b, binomtest(a, a + b).pvalue if a + b else 1.0)
+
+
+def bootstrap_ranks(hits: Mapping[str, torch.Tensor], resamples: int = 1000, seed: int = 0) -> torch.Tensor:
+    """Return the share of resamples of the images in which each classifier has each rank, float64 (M, M).
+
+    Rows are classifiers in their order, columns ranks from the best; equals share their ranks in the order given.
+
+    Args:
+        hits: bool (N,) of each, on the same images.
+    """
+    matrix = torch.stack(list(hits.values())).double()
+    models, count = matrix.shape
+    generator = make_generator("bootstrap", seed)
+    ranks = torch.zeros(models, models, dtype=torch.float64)
+    for _ in range(resamples):
+        drawn = torch.randint(count, (count,), generator=generator)
+        order = matrix @ torch.bincount(drawn, minlength=count).double()
+        ranks[order.argsort(descending=True, stable=True), torch.arange(models)] += 1
+    return ranks / resamples
+
+
+# --- what others have published ---
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published top-1 accuracy on the official test split, as a fraction.
+
+    Attributes:
+        kind: "mlp", "small cnn", "deep cnn" (trained from scratch), or "pretrained" (on other images).
+    """
+
+    dataset: str
+    name: str
+    kind: str
+    accuracy: float
+    year: int
+    source: str
+
+
+KINDS = ("mlp", "small cnn", "deep cnn", "pretrained")
+PUBLISHED = (
+    Published("cifar10", "convolutional deep belief network", "small cnn", 0.789, 2010, "Krizhevsky, Conv. DBN"),
+    Published("cifar10", "fully connected, deformed images", "mlp", 0.78, 2015, "Lin et al., arXiv 1511.02580"),
+    Published("cifar10", "Maxout", "small cnn", 0.9062, 2013, "Goodfellow et al., arXiv 1302.4389"),
+    Published("cifar10", "VGG-16 with BatchNorm", "deep cnn", 0.9264, 2017, "kuangliu/pytorch-cifar"),
+    Published("cifar10", "ResNet-18", "deep cnn", 0.9302, 2017, "kuangliu/pytorch-cifar"),
+    Published("cifar10", "airbench94", "deep cnn", 0.9401, 2024, "Jordan, arXiv 2404.00498"),
+    Published("cifar10", "Wide ResNet 28-10", "deep cnn", 0.9600, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"),
+    Published("cifar10", "ResNet-50, fine-tuned", "pretrained", 0.975, 2020, "Grill et al., arXiv 2006.07733"),
+    Published("cifar10", "GPipe, 557 M parameters", "pretrained", 0.990, 2018, "Huang et al., arXiv 1811.06965"),
+    Published("cifar10", "BiT-L, 300 M images", "pretrained", 0.9937, 2019, "Kolesnikov et al., arXiv 1912.11370"),
+    Published("cifar100", "VGG-16 with BatchNorm", "deep cnn", 0.7293, 2018, "weiaicunzai/pytorch-cifar100"),
+    Published("cifar100", "ResNet-18", "deep cnn", 0.7561, 2018, "weiaicunzai/pytorch-cifar100"),
+    Published("cifar100", "Wide ResNet 28-10", "deep cnn", 0.8115, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"),
+    Published("cifar100", "ResNet-50, fine-tuned", "pretrained", 0.864, 2020, "Grill et al., arXiv 2006.07733"),
+    Published("cifar100", "GPipe, 557 M parameters", "pretrained", 0.913, 2018, "Huang et al., arXiv 1811.06965"),
+    Published("cifar100", "BiT-L, 300 M images", "pretrained", 0.9351, 2019, "Kolesnikov et al., arXiv 1912.11370"),
+)
+SUSPECTS = (
+    "training accuracy, or top-5, under the name of top-1",
+    "validation or test images among those trained on, or choices made on the test split",
+    "another data set, or fewer classes",
+    "labels that are hidden, or a file that lost its order",
+)
+
+
+def best_published(dataset: str, kind: str) -> Published | None:
+    """Return the best published result of a kind, or of a weaker one, on a data set; None if none is known here."""
+    require_choice("kind", kind, KINDS)
+    require_choice("dataset", dataset, sorted({p.dataset for p in PUBLISHED}))
+    weaker = KINDS[: KINDS.index(kind) + 1]
+    known = [p for p in PUBLISHED if p.dataset == dataset and p.kind in weaker]
+    return max(known, key=lambda p: p.accuracy, default=None)
+
+
+def check_plausible(accuracy: float, dataset: str, kind: str, margin: float = 0.01) -> list[str]:
+    """Return warnings, with what to look at first, if an accuracy is too good for its kind of model; else nothing.
+
+    Args:
+        accuracy: top-1 on the test split, a fraction.
+        kind: one of KINDS.
+        margin: what a little luck and care may add to the best that is known.
+
+    Raises:
+        ValueError: an accuracy in percent, or an unknown kind or data set.
+    """
+    require(0 <= accuracy <= 1, "accuracy", accuracy, "a fraction; 92 % is 0.92")
+    best = best_published(dataset, kind)
+    if best is None or accuracy <= best.accuracy + margin:
+        return []
+    claim = (
+        f"{accuracy:.1%} on {dataset} is more than the best {kind} known here: "
+        f"{best.accuracy:.1%}, {best.name} ({best.source}, {best.year})"
+    )
+    return [claim, *(f"look for: {suspect}" for suspect in SUSPECTS)]
+
+
+# --- build or buy ---
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to have images classified, and what it costs, in one currency.
+
+    Attributes:
+        accuracy: top-1, a fraction.
+        fixed: once, and for the upkeep of the period looked at.
+        per_request: for each image.
+    """
+
+    name: str
+    accuracy: float
+    fixed: float
+    per_request: float
+
+    def cost(self, requests: float, error_cost: float) -> float:
+        """Return what `requests` images cost, if each wrong answer costs `error_cost`."""
+        return self.fixed + requests * (self.per_request + (1 - self.accuracy) * error_cost)
+
+
+def break_even(build: Option, buy: Option, error_cost: float) -> float:
+    """Return from how many requests on building is the cheaper one; 0 if always, infinity if never.
+
+    Args:
+        error_cost: of one wrong answer; 0 compares the prices alone.
+    """
+    saved = buy.per_request - build.per_request + (build.accuracy - buy.accuracy) * error_cost
+    more = build.fixed - buy.fixed
+    if more <= 0:
+        return 0.0 if saved >= 0 else float("inf")
+    return more / saved if saved > 0 else float("inf")

@@ -1,0 +1,118 @@
+import pytest
+import torch
+
+from cifar_helpers.claims import (
+    KINDS,
+    PUBLISHED,
+    SUSPECTS,
+    Option,
+    best_published,
+    bootstrap_ranks,
+    break_even,
+    check_plausible,
+    mcnemar,
+    wilson_interval,
+)
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+# --- how sure ---
+
+
+def test_wilson_agrees_with_its_formula_and_stays_inside():
+    low, high = wilson_interval(7160, 10_000)
+    z, p, n = 1.959964, 0.716, 10_000
+    centre, half = (p + z * z / (2 * n)), z * (p * (1 - p) / n + (z / (2 * n)) ** 2) ** 0.5
+    assert (low, high) == pytest.approx(
+        ((centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)), abs=1e-6
+    )
+    assert (round(low, 3), round(high, 3)) == (0.707, 0.725)  # one of the ancestors: a thin lead over 70 %
+    assert wilson_interval(0, 10)[0] == 0
+    assert wilson_interval(10, 10)[1] == 1
+    with pytest.raises(ValueError, match="correct="):
+        wilson_interval(11, 10)
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    draws = torch.binomial(torch.full((400,), 200.0), torch.full((400,), 0.9), generator=GENERATOR)
+    held = sum(low <= 0.9 <= high for low, high in (wilson_interval(int(d), 200) for d in draws))
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_mcnemar_is_the_sign_test_on_what_only_one_gets_right():
+    first = torch.tensor([True] * 90 + [True] * 8 + [False] * 2)
+    second = torch.tensor([True] * 90 + [False] * 8 + [True] * 2)
+    test = mcnemar(first, second)
+    assert (test.only_first, test.only_second) == (8, 2)
+    assert test.p == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # two tails of ten coins
+    assert mcnemar(first, first).p == 1
+    assert str(test) == "8 against 2, p = 0.11"
+    with pytest.raises(ValueError, match="the same images"):
+        mcnemar(first, second[:5])
+
+
+def test_ranks_over_resamples_are_sure_of_what_is_clear_and_unsure_of_what_is_not():
+    hits = {name: torch.rand(1000, generator=GENERATOR) < p for name, p in (("good", 0.9), ("bad", 0.5))}
+    hits["copy"] = hits["bad"].roll(1)
+    ranks = bootstrap_ranks(hits, 200)
+    assert torch.allclose(ranks.sum(0), torch.ones(3, dtype=torch.float64))
+    assert torch.allclose(ranks.sum(1), torch.ones(3, dtype=torch.float64))
+    assert ranks[0].tolist() == [1, 0, 0]
+    assert 0.2 < ranks[1, 1] < 0.8
+    assert torch.equal(ranks, bootstrap_ranks(hits, 200))
+
+
+# --- published figures ---
+
+
+def test_every_published_figure_has_a_kind_a_year_and_a_source():
+    for row in PUBLISHED:
+        assert row.kind in KINDS
+        assert 0.5 < row.accuracy < 1
+        assert 2010 <= row.year <= 2026
+        assert row.source
+    assert best_published("cifar100", "deep cnn").name == "Wide ResNet 28-10"
+    assert best_published("cifar10", "small cnn").accuracy < best_published("cifar10", "deep cnn").accuracy
+    assert best_published("cifar100", "mlp") is None
+
+
+@pytest.mark.parametrize(("accuracy", "kind"), [(0.92, "deep cnn"), (0.94, "pretrained")])
+def test_the_ancestors_claims_on_cifar100_are_too_good(accuracy, kind):
+    """92 % from scratch; 94 % with a ResNet-18, more than a network trained on 300 million images."""
+    warnings = check_plausible(accuracy, "cifar100", kind, margin=0.0)
+    assert warnings[0].startswith(f"{accuracy:.1%} on cifar100 is more than the best {kind}")
+    assert len(warnings) == 1 + len(SUSPECTS)
+
+
+def test_a_plausible_accuracy_is_left_alone_and_percent_is_refused():
+    assert check_plausible(0.73, "cifar100", "deep cnn") == []
+    assert check_plausible(0.30, "cifar100", "mlp") == []  # nothing is known to compare it with
+    assert check_plausible(0.85, "cifar10", "mlp")
+    with pytest.raises(ValueError, match=r"accuracy=92.*a fraction"):
+        check_plausible(92, "cifar100", "deep cnn")
+    with pytest.raises(ValueError, match="Did you mean 'deep cnn'"):
+        check_plausible(0.9, "cifar10", "deep-cnn")
+    with pytest.raises(ValueError, match="dataset='mnist'"):
+        check_plausible(0.9, "mnist", "mlp")
+
+
+# --- build or buy ---
+
+
+def test_break_even_is_where_the_two_costs_meet():
+    build = Option("build", 0.9, fixed=1000.0, per_request=0.0001)
+    buy = Option("buy", 0.7, fixed=0.0, per_request=0.001)
+    for error_cost in (0.0, 0.01):
+        requests = break_even(build, buy, error_cost)
+        assert build.cost(requests, error_cost) == pytest.approx(buy.cost(requests, error_cost))
+        assert build.cost(2 * requests, error_cost) < buy.cost(2 * requests, error_cost)
+    assert break_even(build, buy, 0.01) < break_even(build, buy, 0.0)
+
+
+def test_break_even_at_the_ends():
+    dear = Option("build", 0.7, 1000.0, 0.01)
+    cheap = Option("buy", 0.7, 0.0, 0.001)
+    assert break_even(dear, cheap, 0.0) == float("inf")
+    assert break_even(cheap, dear, 0.0) == 0
+    assert break_even(dear, Option("buy", 0.1, 0.0, 0.001), 1.0) < float("inf")
