@@ -151,12 +151,10 @@ def plot_accuracies(
     for i, value in enumerate(values):
         text = "not available" if math.isnan(value) else f"{value:.1f} %"
         ax.text(np.nan_to_num(value), i, f" {text}", va="center", size=8)
-    ax.axvline(100 * chance, label=f"chance, {chance:.0%}", **REFERENCE)
-    ax.set(
-        xlabel=f"{SPLIT_NAMES[split]} accuracy (%)", title=title, xlim=(0, 1.2 * max(np.nanmax(values), 100 * chance))
-    )
+    ax.axvline(100 * chance, **REFERENCE)
+    longest = max([100 * chance, *(value for value in values if not math.isnan(value))])
+    ax.set(xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title, xlim=(0, 1.2 * longest))
     ax.invert_yaxis()
-    ax.legend(frameon=False, fontsize=8)
     return ax
 
 

@@ -6,6 +6,7 @@ Each configuration of the chain is the one before with what a notebook has justi
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -98,13 +99,16 @@ def train_recipe(
     batches = make_batches(train, val, device)
     model = build_model(config, batches[0])
     run = f"{name}-{dataset.name}"
-    # The same for every notebook, and another one for every configuration.
-    checkpoint = replace(workspace, notebook="recipes").checkpoint(f"{run}-{digest(config.to_dict())}")
-    record = fit(model, *batches, config, name=run, checkpoint=checkpoint)
+    record = fit(model, *batches, config, name=run, checkpoint=checkpoint_of(run, config, workspace))
     logits, _ = predict(model, batches[1], mirrored=recipe.mirrored)
     workspace.log_run(record, dataset.name)
     workspace.save_logits(record, logits, val.sha256, mirrored=recipe.mirrored)
     return model, record
+
+
+def checkpoint_of(run: str, config: TrainConfig, workspace: Workspace) -> Path:
+    """Return where the weights of a run are kept: the same for every notebook, another for every configuration."""
+    return replace(workspace, notebook="recipes").checkpoint(f"{run}-{digest(config.to_dict())}")
 
 
 def describe_chain() -> list[str]:
