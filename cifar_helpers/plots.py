@@ -153,7 +153,8 @@ def plot_accuracies(
         ax.text(np.nan_to_num(value), i, f" {text}", va="center", size=8)
     ax.axvline(100 * chance, **REFERENCE)
     longest = max([100 * chance, *(value for value in values if not math.isnan(value))])
-    ax.set(xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title, xlim=(0, 1.2 * longest))
+    ax.set(xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title)
+    ax.set_xlim(0, 1.2 * longest)
     ax.invert_yaxis()
     return ax
 
