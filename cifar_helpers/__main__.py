@@ -1,4 +1,4 @@
-"""The command line: `python -m cifar_helpers {run,publish,train,data,doctor}`. It wires modules and has no logic."""
+"""The command line: `python -m cifar_helpers {run,publish,train,report,data,doctor}`. It wires modules, no more."""
 
 import argparse
 import os
@@ -11,8 +11,15 @@ from cifar_helpers.config import PROFILES, get_budget, profile_rank
 from cifar_helpers.data import data_folder, load_data
 from cifar_helpers.official import SOURCES, DataError
 from cifar_helpers.recipes import RECIPES, train_recipe
-from cifar_helpers.report import find_notebooks, published_profile, run_notebooks, write_report
-from cifar_helpers.runs import open_workspace
+from cifar_helpers.report import (
+    fill_results,
+    find_notebooks,
+    published_profile,
+    results_markdown,
+    run_notebooks,
+    write_report,
+)
+from cifar_helpers.runs import home_folder, open_workspace
 from cifar_helpers.runtime import device_name, doctor, environment_line, pick_device
 from cifar_helpers.storage import CheckpointError
 from cifar_helpers.train import TrainingDiverged
@@ -59,6 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
     data.set_defaults(command=data_command)
     data.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
 
+    report = commands.add_parser("report", help="fill the table of results in the README from the ledger")
+    report.set_defaults(command=report_command)
+
     commands.add_parser("doctor", help="look at this machine").set_defaults(command=doctor_command)
     return parser
 
@@ -101,6 +111,13 @@ def train_command(args: argparse.Namespace) -> int:
 
 def data_command(args: argparse.Namespace) -> int:
     prepare("quick", args.data)
+    return 0
+
+
+def report_command(args: argparse.Namespace) -> int:
+    home = home_folder()
+    fill_results(home / "README.md", results_markdown(home))
+    print(home / "README.md")
     return 0
 
 

@@ -21,7 +21,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
-from cifar_helpers.runs import newest_rows, read_figure
+from cifar_helpers.claims import wilson_interval
+from cifar_helpers.recipes import CHAIN, RECIPES, find_runs
+from cifar_helpers.runs import Workspace, newest_rows, read_figure
 from cifar_helpers.runtime import environment_line, pick_device
 from cifar_helpers.storage import read_lines, write_whole
 
@@ -193,6 +195,65 @@ def remove_traces(notebook: str, out: Path, environment: dict[str, str]) -> None
     source, profile = (environment.get(name, "") for name in ("CIFAR_DATA", "CIFAR_PROFILE"))
     shutil.rmtree(out / "checkpoints" / notebook / source / profile, ignore_errors=True)
     (out / "notebooks" / f"{notebook}.ipynb").unlink(missing_ok=True)
+
+
+# --- the table of results ---
+
+BEGIN, END = "<!-- results: filled by `python -m cifar_helpers report` -->", "<!-- end of results -->"
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+
+
+def results_markdown(home: Path) -> str:
+    """Return the results of the recipe on real data as a Markdown table, from the ledger and the receipts of `home`.
+
+    Raises:
+        ValueError: a step of the chain has no run on one of the data sets.
+    """
+    workspace = Workspace("report", "full", "", "real", home, home / "build" / "checkpoints")
+    found = {dataset: find_runs(dataset, workspace) for dataset in TITLES}
+    receipts = read_lines(workspace.receipts)
+    lines = [
+        "| step | notebook | "
+        + " | ".join(f"{t} validation (%) | {t} test (%) | seconds" for t in TITLES.values())
+        + " |",
+        "|---|---|" + "---:|" * 3 * len(TITLES),
+    ]
+    for step in CHAIN:
+        cells = [cell for dataset in TITLES for cell in result_cells(step, dataset, found[dataset], receipts)]
+        lines.append(f"| {step} | {RECIPES[step].notebook} | {' | '.join(cells)} |")
+    row = found["cifar10"][CHAIN[-1]]
+    about = (
+        f"{row['profile']} profile, {row['device']}, one seed, best epoch by validation. Test: with Wilson's 95 % "
+        "interval, from the receipt of the one look that it took; –: the test split was not opened for it."
+    )
+    return "\n".join([*lines, "", about])
+
+
+def result_cells(step: str, dataset: str, found: dict[str, dict], receipts: list[dict]) -> list[str]:
+    """Return validation accuracy, test accuracy and seconds of one step on one data set."""
+    if step not in found:
+        raise ValueError(f"the ledger has no run of {step!r} on {dataset}: python -m cifar_helpers train {step}")
+    row = found[step]
+    looks = [r for r in receipts if r["kind"] == "final" and r["run_hash"] == row["run_hash"]]
+    test = "–"
+    if looks:
+        correct, count = looks[-1]["result"]["correct"], looks[-1]["result"]["count"]
+        low, high = wilson_interval(correct, count)
+        test = f"{correct / count:.1%} ({low:.1%} to {high:.1%})".replace("%", "")
+    return [f"{100 * row['val_accuracy']:.1f}", test, f"{row['seconds']:.0f}"]
+
+
+def fill_results(page: Path, text: str) -> None:
+    """Put the table between its two marks in a Markdown file.
+
+    Raises:
+        ValueError: the file lacks the marks.
+    """
+    before, mark, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (mark and end):
+        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}, between which the results stand")
+    write_whole(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
 
 
 # --- the page ---

@@ -175,7 +175,9 @@ class Workspace:
         write_whole(path, content.getvalue())
         return path
 
-    def save_logits(self, record: RunRecord, logits: torch.Tensor, data: str, mirrored: bool) -> Path | None:
+    def save_logits(
+        self, record: RunRecord, logits: torch.Tensor, data: str, mirrored: bool, split: str = "val"
+    ) -> Path | None:
         """Write the logits (N, C) of a run, as float16, for whoever judges it later without its checkpoint.
 
         Those of a higher profile are never overwritten by a lower one: then nothing is written and None returned.
@@ -184,7 +186,7 @@ class Workspace:
             data: SHA-256 of the split that they belong to.
             mirrored: whether they are the mean of an image's and its mirror image's.
         """
-        path = self.figures / "logits" / f"{record.name}-val.safetensors"
+        path = self.figures / "logits" / f"{record.name}-{split}.safetensors"
         if profile_rank(read_logits(path)[1].get("profile", "")) > profile_rank(self.profile):
             return None
         about = {key: getattr(self, key) for key in PROVENANCE}

@@ -92,12 +92,17 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], mirrored: bool = False)
     Raises:
         ValueError: the labels are hidden, as a competition does with those of its test images.
     """
+    refuse_hidden(batches)
+    return metrics.sums(*predict(model, batches, mirrored))
+
+
+def refuse_hidden(batches) -> None:
+    """Raise a ValueError if the labels of these batches are hidden."""
     if getattr(batches, "labels_hidden", False):
         raise ValueError(
             "every label of this test split is 0: they are hidden, and an accuracy against them means nothing. Judge "
             "on `val`; what is asked for is a file, submission.write_submission"
         )
-    return metrics.sums(*predict(model, batches, mirrored))
 
 
 # --- training ---
@@ -655,21 +660,36 @@ def audit_test(dataset, reason: str, workspace: Workspace):
     return test
 
 
-def final_test(model: nn.Module, dataset, batches, record: RunRecord, workspace: Workspace) -> Sums:
+def final_test(
+    model: nn.Module, dataset, batches, record: RunRecord, workspace: Workspace, mirrored: bool = False
+) -> Sums:
     """Return loss and hits of a finished run on the sealed test split, evaluated once and kept as a receipt.
 
-    The same weights on the same data return the stored result and evaluate nothing.
+    The same weights on the same data return the stored result and evaluate nothing. The logits are left beside those of
+    validation, for whoever asks them further questions.
 
     Args:
         model: holds the weights of `record`.
         batches: those the model was trained or validated on, for their normaliser and device.
+        mirrored: as in `predict`; one of the choices that are made on validation.
+
+    Raises:
+        ValueError: the batches are normalised otherwise than those of the run, or the labels are hidden.
     """
     test = dataset.sealed_test
     if record.data["normaliser"] != as_plain(batches.normaliser):
         raise ValueError(f"batches are normalised otherwise than those that {record.name!r} was trained on")
+    scored = batches.like(test)
+    refuse_hidden(scored)
     key = {"kind": "final", "dataset": dataset.name, "data": test.sha256, "purpose": record.name}
     others = [row for row in read_lines(workspace.receipts) if key.items() <= row.items()]
-    key |= {"run_hash": record.run_hash, "weights": hash_tensors(model.state_dict().values())}
+    key |= {"run_hash": record.run_hash, "weights": hash_tensors(model.state_dict().values()), "mirrored": mirrored}
     if any(row["weights"] != key["weights"] for row in others):
         print(f"{record.name}: the test split was scored before, with other weights ({len(others)} receipts)")
-    return Sums(**with_receipt(workspace.receipts, key, lambda: asdict(evaluate(model, batches.like(test)))))
+
+    def score() -> dict:
+        logits, labels = predict(model, scored, mirrored)
+        workspace.save_logits(record, logits, test.sha256, mirrored, "test")
+        return asdict(metrics.sums(logits, labels))
+
+    return Sums(**with_receipt(workspace.receipts, key, score))

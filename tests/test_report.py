@@ -8,7 +8,18 @@ import nbformat
 import pytest
 
 from cifar_helpers.__main__ import main
-from cifar_helpers.report import execute, find_notebooks, merge_streams, run_notebooks, write_report
+from cifar_helpers.report import (
+    BEGIN,
+    END,
+    execute,
+    fill_results,
+    find_notebooks,
+    merge_streams,
+    results_markdown,
+    run_notebooks,
+    write_report,
+)
+from cifar_helpers.storage import append_line, read_lines
 
 
 def write_notebook(path, *sources: str):
@@ -184,3 +195,49 @@ def test_an_unknown_profile_is_said_with_status_2(tmp_path, monkeypatch, capsys)
 def test_doctor_prints_the_machine(capsys):
     assert main(["doctor"]) == 0
     assert "torch" in capsys.readouterr().out
+
+
+# --- the table of results ---
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_says_what_the_ledger_says():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{BEGIN}\n{results_markdown(ROOT)}\n{END}" in readme, "python -m cifar_helpers report"
+
+
+def test_a_step_without_a_run_on_real_data_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_helpers.recipes.home_folder", lambda: tmp_path)
+    for row in read_lines(ROOT / "figures" / "runs.jsonl"):
+        if row["name"] != "cnn-cifar100":
+            append_line(tmp_path / "figures" / "runs.jsonl", row)
+    with pytest.raises(ValueError, match="no run of 'cnn' on cifar100: python -m cifar_helpers train cnn"):
+        results_markdown(tmp_path)
+
+
+def test_a_test_accuracy_comes_from_the_receipt_of_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_helpers.recipes.home_folder", lambda: tmp_path)
+    rows = read_lines(ROOT / "figures" / "runs.jsonl")
+    for row in rows:
+        append_line(tmp_path / "figures" / "runs.jsonl", row)
+    finals = [row for row in rows if row["name"] == "final-cifar10" and row["data_source"] == "real"]
+    result = {"loss_sum": 1.0, "correct": 8_950, "count": 10_000}
+    append_line(
+        tmp_path / "figures" / "receipts.jsonl", {"kind": "final", "run_hash": finals[-1]["run_hash"], "result": result}
+    )
+    append_line(tmp_path / "figures" / "receipts.jsonl", {"kind": "final", "run_hash": "another", "result": result})
+    table = results_markdown(tmp_path)
+    assert table.count("89.5 (88.9 to 90.1)") == 1
+    assert "89.5" in next(line for line in table.splitlines() if line.startswith("| final |"))
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# A page\n")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        fill_results(page, "table")
+    assert page.read_text() == "# A page\n"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    fill_results(page, "new")
+    assert page.read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"

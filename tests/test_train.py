@@ -16,7 +16,7 @@ from cifar_helpers.augment import Flip, Normaliser, PadCrop
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.models import make_model
 from cifar_helpers.optim import make_optimizer
-from cifar_helpers.runs import EpochRecord, open_workspace
+from cifar_helpers.runs import EpochRecord, open_workspace, read_logits
 from cifar_helpers.storage import CheckpointError, load_checkpoint, read_lines, save_checkpoint
 from cifar_helpers.train import (
     TrainingDiverged,
@@ -616,12 +616,16 @@ def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch, ca
     first = final_test(net, Sealed, val, record, here)
     assert first == evaluate(net, train.like(Sealed.sealed_test))
     with monkeypatch.context() as patch:
-        patch.setattr("cifar_helpers.train.evaluate", None)
+        patch.setattr("cifar_helpers.train.predict", None)
         assert final_test(net, Sealed, val, record, here) == first
+    logits, about = read_logits(here.figures / "logits" / "run-test.safetensors")
+    assert torch.equal(logits, predict(net, train.like(Sealed.sealed_test))[0].half().float())
+    assert about["run_hash"] == record.run_hash
+    assert final_test(net, Sealed, val, record, here, mirrored=True) != first
     with torch.no_grad():
         net[0].weight += 1
     assert final_test(net, Sealed, val, record, here) != first
-    assert len(read_lines(here.receipts)) == 2
+    assert len(read_lines(here.receipts)) == 3
     assert "scored before, with other weights" in capsys.readouterr().out
 
 
