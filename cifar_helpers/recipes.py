@@ -16,9 +16,9 @@ from cifar_helpers.augment import AlternatingFlip, Flip, PadCrop
 from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest
 from cifar_helpers.data import Dataset, make_batches
 from cifar_helpers.models import build_model
-from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows
-from cifar_helpers.storage import read_lines
-from cifar_helpers.train import fit, predict
+from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows, read_logits
+from cifar_helpers.storage import CheckpointError, read_lines
+from cifar_helpers.train import final_test, fit, predict
 
 # 03: three hidden layers; the rate is from its sweep, warmed up and brought down to zero.
 BASELINE = TrainConfig(model="mlp", epochs=10, lr=0.06, weight_decay=1e-3, schedule="triangular", warmup=0.2)
@@ -104,6 +104,52 @@ def train_recipe(
     workspace.log_run(record, dataset.name)
     workspace.save_logits(record, logits, val.sha256, mirrored=recipe.mirrored)
     return model, record
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an adopted run leaves to a report, which needs no checkpoint then.
+
+    Attributes:
+        row: its row in the ledger.
+        val, test: float32 logits (N, C) on the two splits; of a mirrored recipe, the mean of both views.
+    """
+
+    row: dict
+    val: torch.Tensor
+    test: torch.Tensor
+
+
+def judge_recipe(name: str, dataset: Dataset, budget: Budget, workspace: Workspace, device: torch.device) -> Judged:
+    """Return what the recipe called `name` left; where that is missing, train it in this budget and score it on test.
+
+    Raises:
+        ValueError: no recipe has this name.
+        CheckpointError: the test split was scored before, and the logits of that look are gone.
+    """
+    require_choice("name", name, RECIPES)
+    found = read_judged(name, dataset.name, workspace)
+    if found is None:
+        model, record = train_recipe(name, dataset, budget, workspace, device)
+        batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
+        final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
+        found = read_judged(name, dataset.name, workspace)
+    if found is None:
+        raise CheckpointError(
+            f"{name} on {dataset.name} was scored on the test split before, and its logits are not in "
+            f"{workspace.figures / 'logits'}: restore them, or delete its receipt and say why."
+        )
+    return found
+
+
+def read_judged(name: str, dataset: str, workspace: Workspace) -> Judged | None:
+    """Return what the newest run of a recipe left, here or among the published; None if a part of it is missing."""
+    row = find_runs(dataset, workspace).get(name)
+    for figures in (workspace.figures, home_folder() / "figures"):
+        parts = [read_logits(figures / "logits" / f"{name}-{dataset}-{split}.safetensors") for split in ("val", "test")]
+        if row and all(about.get("run_hash") == row["run_hash"] for _, about in parts):
+            return Judged(row, *(logits for logits, _ in parts))
+    return None
 
 
 def checkpoint_of(run: str, config: TrainConfig, workspace: Workspace) -> Path:

@@ -15,9 +15,10 @@ from small import stand_in_split
 from cifar_helpers import recipes
 from cifar_helpers.config import LAPTOP, PROFILES, QUICK
 from cifar_helpers.data import Dataset
-from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, train_recipe
+from cifar_helpers.metrics import sums
+from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, judge_recipe, train_recipe
 from cifar_helpers.runs import open_workspace, read_logits
-from cifar_helpers.storage import append_line, read_lines
+from cifar_helpers.storage import CheckpointError, append_line, read_lines
 
 TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6)
 
@@ -68,6 +69,24 @@ def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, n
     assert same.run_hash == record.run_hash
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert len(read_lines(workspace.ledger)) == 1
+
+
+def test_a_recipe_is_trained_and_scored_once_and_read_ever_after(workspace, dataset, monkeypatch):
+    device, budget = torch.device("cpu"), dataclasses.replace(TINY, max_steps=QUICK.max_steps)
+    first = judge_recipe("baseline", dataset, budget, workspace, device)
+    assert first.val.shape == (100, 10)
+    assert first.test.shape == (200, 10)
+    (receipt,) = read_lines(workspace.receipts)
+    assert sums(first.test, dataset.sealed_test.labels).correct == receipt["result"]["correct"]
+    assert first.row["run_hash"] == receipt["run_hash"]
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "train_recipe", None)  # neither network nor checkpoint is touched again
+        again = judge_recipe("baseline", dataset, budget, workspace, device)
+    assert torch.equal(again.test, first.test)
+    (workspace.figures / "logits" / "baseline-cifar10-test.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="restore them"):
+        judge_recipe("baseline", dataset, budget, workspace, device)
+    assert len(read_lines(workspace.receipts)) == 1
 
 
 def test_an_unknown_recipe_is_named(workspace, dataset):
