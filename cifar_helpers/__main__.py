@@ -10,7 +10,7 @@ from cifar_helpers.arguments import require, require_choice
 from cifar_helpers.config import PROFILES, get_budget, profile_rank
 from cifar_helpers.data import data_folder, load_data
 from cifar_helpers.official import SOURCES, DataError
-from cifar_helpers.recipes import RECIPES, train_recipe
+from cifar_helpers.recipes import RECIPES, checkpoint_of, train_recipe
 from cifar_helpers.report import (
     fill_results,
     find_notebooks,
@@ -106,6 +106,7 @@ def train_command(args: argparse.Namespace) -> int:
     print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
     _, record = train_recipe(args.name, dataset, budget, workspace, device)
     print(record)
+    print(checkpoint_of(record.name, RECIPES[args.name].config_for(budget), workspace))
     return 0
 
 

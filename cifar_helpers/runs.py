@@ -180,14 +180,17 @@ class Workspace:
     ) -> Path | None:
         """Write the logits (N, C) of a run, as float16, for whoever judges it later without its checkpoint.
 
-        Those of a higher profile are never overwritten by a lower one: then nothing is written and None returned.
+        Those of a higher profile are never overwritten by a lower one, nor equal ones by themselves: then nothing is
+        written and None returned.
 
         Args:
             data: SHA-256 of the split that they belong to.
             mirrored: whether they are the mean of an image's and its mirror image's.
         """
         path = self.figures / "logits" / f"{record.name}-{split}.safetensors"
-        if profile_rank(read_logits(path)[1].get("profile", "")) > profile_rank(self.profile):
+        old, known = read_logits(path)
+        same = known.get("run_hash") == record.run_hash and torch.equal(old, logits.half().float())
+        if same or profile_rank(known.get("profile", "")) > profile_rank(self.profile):
             return None
         about = {key: getattr(self, key) for key in PROVENANCE}
         about |= {"name": record.name, "run_hash": record.run_hash, "data": data, "mirrored": mirrored}

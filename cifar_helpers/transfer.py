@@ -172,8 +172,9 @@ def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backb
 def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all") -> nn.Sequential:
     """Return a copy of the backbone with a new head: images (N, 3, S, S) of any size S in, logits (N, C) out.
 
-    The head begins at zero: the first step then moves it towards the classes before it moves the body. `normaliser`
-    of the result is the backbone's; `fit` and `predict` refuse batches of another one.
+    The head brings the features to one scale, so that a learning rate suits any backbone, and begins at zero: the first
+    step moves it towards the classes before it moves the body. `normaliser` of the result is the backbone's; `fit` and
+    `predict` refuse batches of another one.
 
     Args:
         train: "head" alone, the "last stage" too, or "all"; the rest is frozen, its BatchNorm included.
@@ -189,7 +190,8 @@ def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all"
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     frozen = [Frozen(*body[:begin])] if begin else []
-    model = nn.Sequential(Resize(backbone.image_size), *frozen, *body[begin:], head)
+    scale = nn.BatchNorm1d(backbone.num_features, affine=False)
+    model = nn.Sequential(Resize(backbone.image_size), *frozen, *body[begin:], scale, head)
     model.normaliser = backbone.normaliser
     return model
 

@@ -148,4 +148,5 @@ def test_the_command_line_trains_a_recipe_and_names_an_unknown_one(tmp_path):
     right = subprocess.run([*command, "lenet", "--profile", "quick"], **options)
     assert right.returncode == 0, right.stderr
     assert "lenet-cifar10: validation accuracy" in right.stdout
+    assert Path(right.stdout.splitlines()[-1]).exists()
     assert (tmp_path / "figures" / "logits" / "lenet-cifar10-val.safetensors").exists()

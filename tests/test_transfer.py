@@ -98,7 +98,7 @@ def test_the_model_is_the_backbone_with_a_head_of_zeros(batches):
     assert logits.shape == (20, 7)
     assert not logits.any()
     features, labels = compute_features(backbone, batches[1])
-    assert torch.equal(features, predict(nn.Sequential(*model[:-1]), batches[1])[0])
+    assert torch.equal(features, predict(nn.Sequential(*model[:-2]), batches[1])[0])
     assert torch.equal(labels, batches[1]._labels)
 
 
@@ -172,7 +172,7 @@ def test_imagenet_weights_run_to_the_last_line_without_a_network(weights_file, t
     record = fit(model, train, val, dataclasses.replace(CONFIG, epochs=1, layer_lr_decay=0.5), verbose=False)
     assert record.history[-1].steps == 1
     assert [type(child).__name__ for child in model] == [
-        "Resize", "Frozen", "Sequential", "AdaptiveAvgPool2d", "Flatten", "Linear",
+        "Resize", "Frozen", "Sequential", "AdaptiveAvgPool2d", "Flatten", "BatchNorm1d", "Linear",
     ]  # fmt: skip
 
 
