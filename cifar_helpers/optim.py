@@ -54,7 +54,7 @@ def layer_depths(model: nn.Module) -> dict[int, int]:
     for child in [*model.children()] or [model]:
         number += any(p.ndim >= 2 for p in child.parameters())
         found |= {id(p): number for p in child.parameters()}
-    return {id(p): number - found.get(id(p), 0) for p in model.parameters()}
+    return {id(p): max(number, 0) - max(found.get(id(p), 0), 0) for p in model.parameters()}
 
 
 def make_optimizer(

@@ -552,6 +552,11 @@ def check_arguments(model: nn.Module, train, val, config: TrainConfig) -> None:
     """Raise a ValueError if splits, model and configuration do not belong together."""
     for batches in (train, val):
         check_normaliser(model, batches)
+    if config.image_sizes and hasattr(model, "image_size"):
+        raise ValueError(
+            f"image_sizes={config.image_sizes} would be undone: this pretrained model scales every image to "
+            f"{model.image_size} pixels. Leave image_sizes empty"
+        )
     splits = getattr(train, "split", "train"), getattr(val, "split", "val")
     if "test" in splits:
         raise ValueError("fit was given the test split; choose on `val`, and score once through train.final_test")

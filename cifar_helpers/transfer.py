@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pooch
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -23,9 +24,10 @@ from cifar_helpers.augment import Normaliser, resize
 from cifar_helpers.classify import load_model
 from cifar_helpers.config import digest
 from cifar_helpers.data import Batches, DataError, Split, hash_tensors
+from cifar_helpers.official import reachable_mirrors
 from cifar_helpers.runtime import make_generator
 from cifar_helpers.storage import CheckpointError, load_checkpoint, save_checkpoint
-from cifar_helpers.train import predict
+from cifar_helpers.train import check_normaliser, predict
 
 IMAGENET = ResNet18_Weights.IMAGENET1K_V1
 TRAINED = ("head", "last stage", "all")
@@ -89,7 +91,8 @@ def cut_head(model: nn.Sequential, normaliser: Normaliser, source: str, image_si
         ValueError: the network has no children that end in a linear layer, or fewer than three layers.
     """
     linear = [i for i, child in enumerate(model.children()) if isinstance(child, nn.Linear)]
-    require(bool(linear), "model", type(model).__name__, "a Sequential with a linear layer as its head")
+    sequential = isinstance(model, nn.Sequential) and bool(linear)
+    require(sequential, "model", type(model).__name__, "a Sequential with a linear layer as its head")
     body = copy.deepcopy(model[: linear[-1]]).cpu()
     layers = [i for i, child in enumerate(body) if any(p.ndim >= 2 for p in child.parameters())]
     require(len(layers) >= 2, "model", type(model).__name__, "at least two layers with weights before its head")
@@ -122,11 +125,23 @@ def imagenet_backbone(folder: str | Path, image_size: int = 224, fetch: bool = F
     if not path.exists():
         if not fetch:
             raise DataError(f"{path} is not there. Fetch {IMAGENET.url} by hand and put it there, or pass fetch=True.")
-        try:
-            torch.hub.download_url_to_file(IMAGENET.url, str(path), hash_prefix=official_hash(name), progress=False)
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{IMAGENET.url} could not be fetched ({error}). Put it by hand at {path}.") from error
+        fetch_weights(path)
     return load_backbone(path, official_hash(name), image_size)
+
+
+def fetch_weights(path: Path, timeout: float = 10.0) -> None:
+    """Fetch torchvision's file to `path`, whole or not at all.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    downloader = pooch.HTTPDownloader(timeout=timeout)
+    try:
+        if not reachable_mirrors((IMAGENET.url,)):
+            raise OSError("no connection")
+        pooch.retrieve(IMAGENET.url, None, path.name, path.parent, downloader=downloader)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{IMAGENET.url} could not be fetched ({error}). Put it by hand at {path}.") from error
 
 
 def official_hash(name: str) -> str:
@@ -190,9 +205,9 @@ def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all"
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     frozen = [Frozen(*body[:begin])] if begin else []
-    scale = nn.BatchNorm1d(backbone.num_features, affine=False)
+    scale = nn.BatchNorm1d(backbone.num_features, momentum=0.4, affine=False)  # for short trainings
     model = nn.Sequential(Resize(backbone.image_size), *frozen, *body[begin:], scale, head)
-    model.normaliser = backbone.normaliser
+    model.normaliser, model.image_size = backbone.normaliser, backbone.image_size
     return model
 
 
@@ -209,7 +224,8 @@ def compute_features(
     """
     body = nn.Sequential(Resize(backbone.image_size), copy.deepcopy(backbone.body)).to(batches.device)
     body.normaliser = backbone.normaliser
-    key = digest([backbone.sha256, backbone.image_size, batches.sha256])
+    check_normaliser(body, batches)
+    key = digest([repr(body), backbone.sha256, backbone.normaliser.mean, backbone.normaliser.std, batches.sha256])
     path = folder and Path(folder) / f"features-{key}.safetensors"
     if path and path.exists():
         tensors, _ = load_checkpoint(path)

@@ -38,7 +38,7 @@ TABLE = {
     # level 4
     "recipes": {"arguments", "augment", "config", "data", "models", "runs", "storage", "train"},
     "checks": {"arguments", "metrics", "optim", "runtime", "train"},
-    "transfer": {"arguments", "augment", "classify", "config", "data", "runtime", "storage", "train"},
+    "transfer": {"arguments", "augment", "classify", "config", "data", "official", "runtime", "storage", "train"},
     # level 5
     "mutants": {"augment", "checks", "metrics", "train"},
     # top

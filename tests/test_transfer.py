@@ -129,6 +129,27 @@ def test_a_batch_normalised_otherwise_is_refused_everywhere(batches):
             attempt()
 
 
+def test_a_kept_feature_does_not_hide_a_wrong_normalisation(batches, tmp_path):
+    backbone = backbone_of(batches)
+    compute_features(backbone, batches[1], tmp_path)
+    other = Normaliser((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match="pretrained on images normalised with"):
+        compute_features(
+            backbone, make_batches(random_split(64), random_split(20, "val", seed=1), "cpu", other)[1], tmp_path
+        )
+    tagged = dataclasses.replace(backbone, normaliser=other)
+    wrongly = compute_features(
+        tagged, make_batches(random_split(64), random_split(20, "val", seed=1), "cpu", other)[1], tmp_path
+    )
+    assert not torch.equal(wrongly[0], compute_features(backbone, batches[1], tmp_path)[0])
+
+
+def test_smaller_images_that_the_model_would_enlarge_again_are_refused(batches):
+    config = dataclasses.replace(CONFIG, image_sizes=((0, 8),))
+    with pytest.raises(ValueError, match="would be undone"):
+        fit(make_transfer_model(backbone_of(batches), 4), *batches, config)
+
+
 def test_images_are_scaled_to_the_size_of_the_backbone(batches):
     backbone = dataclasses.replace(backbone_of(batches, size=16), image_size=16)
     assert compute_features(backbone, batches[1])[0].shape == (20, backbone.num_features)
@@ -151,8 +172,8 @@ def test_a_network_of_ones_own_comes_back_from_its_checkpoint(batches, tmp_path)
 
 
 def test_a_network_without_a_head_is_refused(batches):
-    for net in (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten(), nn.Linear(192, 4))):
-        with pytest.raises(ValueError, match="model='Sequential'"):
+    for net in (nn.Sequential(nn.Flatten()), nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), resnet18()):
+        with pytest.raises(ValueError, match=f"model='{type(net).__name__}'"):
             cut_head(net, batches[0].normaliser, "a test")
 
 
@@ -205,12 +226,10 @@ def test_weights_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch)
     with pytest.raises(DataError, match=r"resnet18-f37072fd\.pth is not there"):
         imagenet_backbone(tmp_path)
 
-    def offline(*_, **__):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(DataError, match="no route to host"):
+    monkeypatch.setattr(transfer, "reachable_mirrors", lambda urls: set())
+    with pytest.raises(DataError, match="could not be fetched .*no connection"):
         imagenet_backbone(tmp_path, fetch=True)
+    assert not list(tmp_path.iterdir())
 
 
 # --- features and probes ---
