@@ -1,5 +1,6 @@
 """What may be said: intervals, paired tests, ranks, what others have published, and what building or buying costs."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> PairedTest:
 def bootstrap_ranks(hits: Mapping[str, torch.Tensor], resamples: int = 1000, seed: int = 0) -> torch.Tensor:
     """Return the share of resamples of the images in which each classifier has each rank, float64 (M, M).
 
-    Rows are classifiers in their order, columns ranks from the best; equals share their ranks in the order given.
+    Rows are classifiers in their order, columns ranks from the best; equals share their ranks evenly.
 
     Args:
         hits: bool (N,) of each, on the same images.
@@ -59,8 +60,10 @@ def bootstrap_ranks(hits: Mapping[str, torch.Tensor], resamples: int = 1000, see
     ranks = torch.zeros(models, models, dtype=torch.float64)
     for _ in range(resamples):
         drawn = torch.randint(count, (count,), generator=generator)
-        order = matrix @ torch.bincount(drawn, minlength=count).double()
-        ranks[order.argsort(descending=True, stable=True), torch.arange(models)] += 1
+        correct = matrix @ torch.bincount(drawn, minlength=count).double()
+        for row, hit in enumerate(correct):
+            better, equal = int((correct > hit).sum()), int((correct == hit).sum())
+            ranks[row, better : better + equal] += 1 / equal
     return ranks / resamples
 
 
@@ -91,13 +94,17 @@ PUBLISHED = (
     Published("cifar10", "VGG-16 with BatchNorm", "deep cnn", 0.9264, 2017, "kuangliu/pytorch-cifar"),
     Published("cifar10", "ResNet-18", "deep cnn", 0.9302, 2017, "kuangliu/pytorch-cifar"),
     Published("cifar10", "airbench94", "deep cnn", 0.9401, 2024, "Jordan, arXiv 2404.00498"),
-    Published("cifar10", "Wide ResNet 28-10", "deep cnn", 0.9600, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"),
+    Published(
+        "cifar10", "Wide ResNet 28-10, dropout", "deep cnn", 0.9611, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"
+    ),
     Published("cifar10", "ResNet-50, fine-tuned", "pretrained", 0.975, 2020, "Grill et al., arXiv 2006.07733"),
     Published("cifar10", "GPipe, 557 M parameters", "pretrained", 0.990, 2018, "Huang et al., arXiv 1811.06965"),
     Published("cifar10", "BiT-L, 300 M images", "pretrained", 0.9937, 2019, "Kolesnikov et al., arXiv 1912.11370"),
     Published("cifar100", "VGG-16 with BatchNorm", "deep cnn", 0.7293, 2018, "weiaicunzai/pytorch-cifar100"),
     Published("cifar100", "ResNet-18", "deep cnn", 0.7561, 2018, "weiaicunzai/pytorch-cifar100"),
-    Published("cifar100", "Wide ResNet 28-10", "deep cnn", 0.8115, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"),
+    Published(
+        "cifar100", "Wide ResNet 28-10, dropout", "deep cnn", 0.8115, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"
+    ),
     Published("cifar100", "ResNet-50, fine-tuned", "pretrained", 0.864, 2020, "Grill et al., arXiv 2006.07733"),
     Published("cifar100", "GPipe, 557 M parameters", "pretrained", 0.913, 2018, "Huang et al., arXiv 1811.06965"),
     Published("cifar100", "BiT-L, 300 M images", "pretrained", 0.9351, 2019, "Kolesnikov et al., arXiv 1912.11370"),
@@ -110,13 +117,13 @@ SUSPECTS = (
 )
 
 
-def best_published(dataset: str, kind: str) -> Published | None:
-    """Return the best published result of a kind, or of a weaker one, on a data set; None if none is known here."""
+def best_published(dataset: str, kind: str) -> Published:
+    """Return the best result of a kind, or of a weaker one, on a data set; where none is known, of a stronger one."""
     require_choice("kind", kind, KINDS)
     require_choice("dataset", dataset, sorted({p.dataset for p in PUBLISHED}))
-    weaker = KINDS[: KINDS.index(kind) + 1]
-    known = [p for p in PUBLISHED if p.dataset == dataset and p.kind in weaker]
-    return max(known, key=lambda p: p.accuracy, default=None)
+    known = [p for p in PUBLISHED if p.dataset == dataset]
+    reach = max(KINDS.index(kind), min(KINDS.index(p.kind) for p in known))
+    return max((p for p in known if KINDS.index(p.kind) <= reach), key=lambda p: p.accuracy)
 
 
 def check_plausible(accuracy: float, dataset: str, kind: str, margin: float = 0.01) -> list[str]:
@@ -132,10 +139,10 @@ def check_plausible(accuracy: float, dataset: str, kind: str, margin: float = 0.
     """
     require(0 <= accuracy <= 1, "accuracy", accuracy, "a fraction; 92 % is 0.92")
     best = best_published(dataset, kind)
-    if best is None or accuracy <= best.accuracy + margin:
+    if accuracy <= best.accuracy + margin:
         return []
     claim = (
-        f"{accuracy:.1%} on {dataset} is more than the best {kind} known here: "
+        f"{accuracy:.1%} with a {kind} on {dataset} is more than the best {best.kind} known here: "
         f"{best.accuracy:.1%}, {best.name} ({best.source}, {best.year})"
     )
     return [claim, *(f"look for: {suspect}" for suspect in SUSPECTS)]
@@ -164,14 +171,16 @@ class Option:
         return self.fixed + requests * (self.per_request + (1 - self.accuracy) * error_cost)
 
 
-def break_even(build: Option, buy: Option, error_cost: float) -> float:
-    """Return from how many requests on building is the cheaper one; 0 if always, infinity if never.
+def break_even(build: Option, buy: Option, error_cost: float) -> tuple[float, float]:
+    """Return between which numbers of requests building is the cheaper one: (0, inf) if always, (inf, inf) if never.
 
     Args:
         error_cost: of one wrong answer; 0 compares the prices alone.
     """
-    saved = buy.per_request - build.per_request + (build.accuracy - buy.accuracy) * error_cost
     more = build.fixed - buy.fixed
-    if more <= 0:
-        return 0.0 if saved >= 0 else float("inf")
-    return more / saved if saved > 0 else float("inf")
+    saved = buy.per_request - build.per_request + (build.accuracy - buy.accuracy) * error_cost
+    if saved > 0:
+        return max(0.0, more / saved), math.inf
+    if more >= 0:
+        return math.inf, math.inf
+    return 0.0, more / saved if saved else math.inf

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 
+from cifar_helpers.arguments import require
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -107,12 +109,18 @@ class Calibration:
     @property
     def error(self) -> float:
         """Expected calibration error, in [0, 1]: the mean gap between the two, weighted by count (Guo et al., 2017)."""
-        gaps = (self.confidence - self.accuracy).abs().nan_to_num() * self.count
+        filled = self.count > 0
+        gaps = (self.confidence - self.accuracy)[filled].abs() * self.count[filled]
         return float(gaps.sum() / self.count.sum())
 
 
 def calibration(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> Calibration:
-    """Return how often the predicted class is right, by how probable logits (N, C) make it."""
+    """Return how often the predicted class is right, by how probable logits (N, C) make it.
+
+    Raises:
+        ValueError: there are none, or some are not finite.
+    """
+    require_finite(logits)
     confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count = torch.bincount(place, minlength=bins)
@@ -126,10 +134,22 @@ def calibration(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> C
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Return T > 0 for which logits / T have the least cross-entropy; fit it on validation, use it on test.
 
-    No prediction changes, only its probability (Guo et al., 2017). Searched between 0.05 and 20.
+    No prediction changes, only its probability (Guo et al., 2017). Searched between 0.05 and 20; a value at an end
+    means that there is no best one, as when every prediction is right.
+
+    Raises:
+        ValueError: there are no logits, or some are not finite.
     """
+    require_finite(logits)
 
     def loss(log_t: float) -> float:
         return cross_entropy(logits / math.exp(log_t), labels).item()
 
     return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
+
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Raise a ValueError unless there are logits, and all are finite."""
+    wrong = torch.nonzero(~logits.isfinite().all(1)).flatten()
+    require(len(logits) > 0, "logits", tuple(logits.shape), "at least one row")
+    require(len(wrong) == 0, "logits", f"not finite in row {wrong[:1].tolist()}", "finite numbers")

@@ -124,30 +124,36 @@ def judge_recipe(name: str, dataset: Dataset, budget: Budget, workspace: Workspa
     """Return what the recipe called `name` left; where that is missing, train it in this budget and score it on test.
 
     Raises:
-        ValueError: no recipe has this name.
+        ValueError: no recipe has this name, or its logits cannot be kept here; then the test split stays sealed.
         CheckpointError: the test split was scored before, and the logits of that look are gone.
     """
     require_choice("name", name, RECIPES)
-    found = read_judged(name, dataset.name, workspace)
-    if found is None:
-        model, record = train_recipe(name, dataset, budget, workspace, device)
-        batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
-        final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
-        found = read_judged(name, dataset.name, workspace)
-    if found is None:
+    row = find_runs(dataset.name, workspace).get(name)
+    found = row and read_judged(row, name, workspace)
+    if found:
+        return found
+    model, record = train_recipe(name, dataset, budget, workspace, device)
+    row = workspace.log_run(record, dataset.name)
+    folder = workspace.figures / "logits"
+    if read_logits(folder / f"{record.name}-val.safetensors")[1].get("run_hash") != record.run_hash:
+        raise ValueError(f"{folder} holds logits of a higher profile: set CIFAR_OUT to another folder, and run again")
+    batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
+    final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
+    found = read_judged(row, name, workspace)
+    if not found:
         raise CheckpointError(
-            f"{name} on {dataset.name} was scored on the test split before, and its logits are not in "
-            f"{workspace.figures / 'logits'}: restore them, or delete its receipt and say why."
+            f"{name} on {dataset.name} was scored on the test split before, and the logits of that look are not in "
+            f"{folder}: restore them, or delete its receipt and say why."
         )
     return found
 
 
-def read_judged(name: str, dataset: str, workspace: Workspace) -> Judged | None:
-    """Return what the newest run of a recipe left, here or among the published; None if a part of it is missing."""
-    row = find_runs(dataset, workspace).get(name)
+def read_judged(row: dict, name: str, workspace: Workspace) -> Judged | None:
+    """Return the run of a ledger row with its logits, from here or among the published; None if a part is missing."""
     for figures in (workspace.figures, home_folder() / "figures"):
-        parts = [read_logits(figures / "logits" / f"{name}-{dataset}-{split}.safetensors") for split in ("val", "test")]
-        if row and all(about.get("run_hash") == row["run_hash"] for _, about in parts):
+        paths = [figures / "logits" / f"{name}-{row['dataset']}-{split}.safetensors" for split in ("val", "test")]
+        parts = [read_logits(path) for path in paths]
+        if all(about.get("run_hash") == row["run_hash"] for _, about in parts):
             return Judged(row, *(logits for logits, _ in parts))
     return None
 

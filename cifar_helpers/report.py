@@ -221,10 +221,11 @@ def results_markdown(home: Path) -> str:
     for step in CHAIN:
         cells = [cell for dataset in TITLES for cell in result_cells(step, dataset, found[dataset], receipts)]
         lines.append(f"| {step} | {RECIPES[step].notebook} | {' | '.join(cells)} |")
-    row = found["cifar10"][CHAIN[-1]]
+    made = sorted({f"{row['profile']} profile, {row['device']}" for rows in found.values() for row in rows.values()})
+    twice = ", ".join(step for step in CHAIN if RECIPES[step].mirrored)
     about = (
-        f"{row['profile']} profile, {row['device']}, one seed, best epoch by validation. Test: with Wilson's 95 % "
-        "interval, from the receipt of the one look that it took; –: the test split was not opened for it."
+        f"{'; '.join(made)}; one seed, best epoch by validation, one view. Test: with Wilson's 95 % interval, from the "
+        f"receipt of the last look, two views for {twice}; –: the test split was not opened for it."
     )
     return "\n".join([*lines, "", about])
 

@@ -5,6 +5,7 @@ Predictions are joined with ids, never with positions.
 
 import csv
 import io
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def write_submission(
         ValueError: ids are missing or doubled, or predictions are no class numbers; nothing was written.
     """
     for name, values in (("ids", ids), ("predicted", predicted)):
-        require(not values.is_floating_point(), name, values.dtype, "whole numbers: values.long()")
+        require(values.dtype == torch.int64, name, values.dtype, "torch.int64: values.long()")
         require(values.shape == (count,), name, tuple(values.shape), f"({count},), one for each image")
     wrong = torch.nonzero(ids.sort().values != torch.arange(count)).flatten()
     require(len(wrong) == 0, "ids", f"sorted, at place {wrong[:1].tolist()}", f"each of 0 to {count - 1} once")
@@ -62,15 +63,30 @@ def check_submission(
     faults = ["line 1: begins with a byte order mark; save as UTF-8 without BOM"] * content.startswith(BOM)
     if b"\r" in content:
         line = content[: content.index(b"\r")].count(b"\n") + 1
-        faults.append(f"line {line}: ends in CR LF, as on Windows; expected LF")
-    lines = list(csv.reader(content.removeprefix(BOM).decode("utf-8", "replace").splitlines()))
+        faults.append(f"line {line}: ends in CR, as on Windows; expected LF alone")
+    lines = read_rows(content)
     if not lines or tuple(lines[0]) != tuple(header):
         faults.append(f"line 1: the header is {','.join(lines[0]) if lines else ''!r}; expected {','.join(header)!r}")
     ids = []
     for number, cells in enumerate(lines[1:], start=2):
         faults += [f"line {number}: {fault}" for fault in row_faults(cells, num_classes, count)]
         ids += [(number, int(cells[0]))] if cells and is_whole(cells[0]) else []
-    return faults + id_faults(ids, count)
+    return faults + id_faults(ids, count, len(lines) + 1)
+
+
+def read_rows(content: bytes) -> list[list[str]]:
+    """Return the cells of every line, each line by itself: a quote that is never closed spoils no other."""
+    text = content.removeprefix(BOM).decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    lines = text.split("\n")
+    return [read_cells(line) for line in (lines[:-1] if lines[-1] == "" else lines)]
+
+
+def read_cells(line: str) -> list[str]:
+    """Return the cells of a line; one that is no CSV is a cell by itself."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error:
+        return [line]
 
 
 def row_faults(cells: list[str], num_classes: int, count: int) -> list[str]:
@@ -88,18 +104,23 @@ def row_faults(cells: list[str], num_classes: int, count: int) -> list[str]:
 
 
 def is_whole(cell: str) -> bool:
-    """Return whether a cell holds nothing but a whole number in plain digits."""
-    return cell.removeprefix("-").isascii() and cell.removeprefix("-").isdigit()
+    """Return whether a cell holds nothing but a whole number in plain digits, as anyone would write it."""
+    return re.fullmatch(r"0|-?[1-9][0-9]{0,8}", cell) is not None
 
 
-def id_faults(ids: list[tuple[int, int]], count: int) -> list[str]:
-    """Return which ids are doubled or missing, and where their order breaks, given (line, id) of all rows."""
+def id_faults(ids: list[tuple[int, int]], count: int, end: int) -> list[str]:
+    """Return which ids are doubled or missing, and where their order breaks.
+
+    Args:
+        ids: (line, id) of all rows.
+        end: the line after the last.
+    """
     numbers = [i for _, i in ids]
     times = Counter(numbers)
     lines = {i: line for line, i in reversed(ids)}
     faults = [f"line {line}: id {i} is doubled, first on line {lines[i]}" for line, i in ids if line != lines[i]]
     missing = [i for i in range(count) if i not in times]
-    faults += [f"line {len(ids) + 2}: the file ends without id {i}" for i in missing]
+    faults += [f"line {end}: the file ends without id {i}" for i in missing]
     falls = [line for (line, i), (_, before) in zip(ids[1:], ids[:-1], strict=True) if i < before]
     if falls:
         text = numbers == sorted(numbers, key=str)
@@ -120,7 +141,5 @@ def score_submission(
     faults = check_submission(path, num_classes, count=len(labels), header=header)
     if faults:
         raise ValueError(f"{path} has {len(faults)} faults: {'; '.join(faults[:3])}")
-    with Path(path).open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
-    predicted = {int(i): int(c) for i, c in rows}
+    predicted = {int(i): int(c) for i, c in read_rows(Path(path).read_bytes())[1:]}
     return sum(predicted[i] == label for i, label in enumerate(labels.tolist())) / len(labels)

@@ -18,7 +18,7 @@ TABLE = {
     "config": {"arguments"},
     "runtime": set(),
     "augment": {"arguments"},
-    "metrics": set(),
+    "metrics": {"arguments"},
     "models": {"arguments"},
     "layers": {"arguments"},
     "optim": set(),

@@ -89,3 +89,11 @@ def test_the_temperature_undoes_a_known_one_and_changes_no_prediction():
         assert torch.equal(scaled.argmax(1), logits.argmax(1))
         assert calibration(scaled, labels).error < 0.02
     assert calibration(4 * logits, labels).error > 0.1
+
+
+def test_logits_that_are_no_numbers_are_not_calibrated():
+    for ask in (calibration, fit_temperature):
+        with pytest.raises(ValueError, match=r"not finite in row \[1\]"):
+            ask(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), torch.tensor([0, 1]))
+        with pytest.raises(ValueError, match="at least one row"):
+            ask(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))

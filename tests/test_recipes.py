@@ -73,20 +73,36 @@ def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, n
 
 def test_a_recipe_is_trained_and_scored_once_and_read_ever_after(workspace, dataset, monkeypatch):
     device, budget = torch.device("cpu"), dataclasses.replace(TINY, max_steps=QUICK.max_steps)
+    for step in ("cnn", "final"):  # a higher profile has more runs in the ledger, which must not hide this one
+        row = {"notebook": "train", "name": f"{step}-cifar10", "dataset": "cifar10", "data_source": "synthetic"}
+        row |= {"profile": "laptop", "config": RECIPES[step].config.to_dict(), "run_hash": step, "date": "2026"}
+        append_line(workspace.ledger, json.loads(json.dumps(row | {"checkpoint_sha256": None, "val_loss": 0.0})))
     first = judge_recipe("baseline", dataset, budget, workspace, device)
     assert first.val.shape == (100, 10)
     assert first.test.shape == (200, 10)
     (receipt,) = read_lines(workspace.receipts)
     assert sums(first.test, dataset.sealed_test.labels).correct == receipt["result"]["correct"]
     assert first.row["run_hash"] == receipt["run_hash"]
+    assert torch.equal(judge_recipe("baseline", dataset, budget, workspace, device).test, first.test)
     with monkeypatch.context() as patch:
         patch.setattr(recipes, "train_recipe", None)  # neither network nor checkpoint is touched again
+        patch.setattr(recipes, "find_runs", lambda dataset, workspace: {"baseline": first.row})
         again = judge_recipe("baseline", dataset, budget, workspace, device)
     assert torch.equal(again.test, first.test)
     (workspace.figures / "logits" / "baseline-cifar10-test.safetensors").unlink()
     with pytest.raises(CheckpointError, match="restore them"):
         judge_recipe("baseline", dataset, budget, workspace, device)
     assert len(read_lines(workspace.receipts)) == 1
+
+
+def test_logits_of_a_higher_profile_keep_the_test_split_sealed(workspace, dataset):
+    """Found out before the look, not after it."""
+    device = torch.device("cpu")
+    higher = dataclasses.replace(workspace, profile="full")
+    train_recipe("baseline", dataset, TINY, higher, device)
+    with pytest.raises(ValueError, match="higher profile: set CIFAR_OUT"):
+        judge_recipe("baseline", dataset, dataclasses.replace(TINY, max_steps=8), workspace, device)
+    assert read_lines(workspace.receipts) == []
 
 
 def test_an_unknown_recipe_is_named(workspace, dataset):

@@ -55,6 +55,7 @@ def test_ten_thousand_rows_and_another_header(tmp_path):
         (IDS, LABELS[:-1], r"predicted=\(199,\)"),
         (IDS, LABELS + 1, r"predicted=\[10\] is not allowed: 0 to 9"),
         (IDS, LABELS.float(), r"predicted=torch.float32.*long"),
+        (IDS, LABELS > 4, r"predicted=torch.bool.*long"),
         (IDS, LABELS - 1, r"predicted=\[-1\]"),
     ],
 )
@@ -83,6 +84,11 @@ def test_what_cannot_be_handed_in_is_not_written(tmp_path, ids, predicted, words
         (lambda rows: ["0,1,2", *rows[1:]], "line 2: has 3 cells"),
         (lambda rows: [*rows[:5], "", *rows[5:]], "line 7: has 0 cells"),
         (lambda rows: [*rows[:-1], "200,1"], "line 201: the id is 200; expected 0 to 199"),
+        (lambda rows: [*rows[:5], "5,5\x0c6,6", *rows[6:]], "line 7: has 3 cells"),
+        (lambda rows: ["0,0" + 5000 * "1", *rows[1:]], "line 2: the class is '01"),
+        (lambda rows: ["-0,0", *rows[1:]], "line 2: the id is '-0'"),
+        (lambda rows: [*rows[:3], '3,"3', *rows[4:]], "line 5: has 1 cells"),
+        (lambda rows: ["x,0", *rows[1:]], "line 202: the file ends without id 0"),
         (lambda rows: sorted(rows), "line 15: the ids are sorted as text"),
         (lambda rows: [rows[1], rows[0], *rows[2:]], "line 3: the ids do not rise"),
     ],
@@ -101,7 +107,7 @@ def test_bom_windows_line_ends_and_an_empty_file(tmp_path):
     path.write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\r\n"))
     assert check_submission(path, 10, count=COUNT) == [
         "line 1: begins with a byte order mark; save as UTF-8 without BOM",
-        "line 1: ends in CR LF, as on Windows; expected LF",
+        "line 1: ends in CR, as on Windows; expected LF alone",
     ]
     path.write_bytes(b"")
     faults = check_submission(path, 10, count=COUNT)

@@ -227,7 +227,7 @@ def test_weights_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch)
         imagenet_backbone(tmp_path)
 
     monkeypatch.setattr(transfer, "reachable_mirrors", lambda urls: set())
-    with pytest.raises(DataError, match="could not be fetched .*no connection"):
+    with pytest.raises(DataError, match=r"could not be fetched .*no connection"):
         imagenet_backbone(tmp_path, fetch=True)
     assert not list(tmp_path.iterdir())
 
