@@ -20,7 +20,7 @@ from cifar_helpers import metrics
 from cifar_helpers.arguments import require
 from cifar_helpers.optim import make_optimizer
 from cifar_helpers.runtime import deterministic_kernels, private_randomness, seed_everything
-from cifar_helpers.train import evaluate, evaluating, hash_tensors, train_epoch
+from cifar_helpers.train import evaluate, evaluating, short_hash, train_epoch
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -579,7 +579,7 @@ def failing(batch: Batch) -> Iterator[Batch]:
 def state_digest(model: nn.Module) -> str:
     """Return what identifies the weights, buffers and gradients of a model."""
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return hash_tensors([*model.state_dict().values(), *gradients])
+    return short_hash([*model.state_dict().values(), *gradients])
 
 
 # --- all of them ---

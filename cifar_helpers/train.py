@@ -476,10 +476,10 @@ def count_steps(train, config: TrainConfig) -> int:
 def describe_model(model: nn.Module) -> dict:
     """Return what the run hash knows of a model: its spec or class, its layers, and the weights it starts from."""
     spec = getattr(model, "spec", {"name": type(model).__name__})
-    return spec | {"layers": digest(repr(model)), "weights": hash_tensors(model.state_dict().values())}
+    return spec | {"layers": digest(repr(model)), "weights": short_hash(model.state_dict().values())}
 
 
-def hash_tensors(tensors: Iterable[torch.Tensor]) -> str:
+def short_hash(tensors: Iterable[torch.Tensor]) -> str:
     """Return twelve hexadecimal digits of the SHA-256 of tensors, in order."""
     sha = hashlib.sha256()
     for tensor in tensors:
@@ -490,7 +490,7 @@ def hash_tensors(tensors: Iterable[torch.Tensor]) -> str:
 def fingerprint(batches) -> str | None:
     """Return what identifies the examples: the split's own hash, that of a list's tensors, else None."""
     if isinstance(batches, list | tuple):
-        return hash_tensors(tensor for batch in batches for tensor in batch)
+        return short_hash(tensor for batch in batches for tensor in batch)
     return getattr(batches, "sha256", None)
 
 
@@ -688,7 +688,7 @@ def final_test(
     refuse_hidden(scored)
     key = {"kind": "final", "dataset": dataset.name, "data": test.sha256, "purpose": record.name}
     others = [row for row in read_lines(workspace.receipts) if key.items() <= row.items()]
-    key |= {"run_hash": record.run_hash, "weights": hash_tensors(model.state_dict().values()), "mirrored": mirrored}
+    key |= {"run_hash": record.run_hash, "weights": short_hash(model.state_dict().values()), "mirrored": mirrored}
     if any(row["weights"] != key["weights"] for row in others):
         print(f"{record.name}: the test split was scored before, with other weights ({len(others)} receipts)")
 
