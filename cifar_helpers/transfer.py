@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -135,6 +134,8 @@ def fetch_weights(path: Path, timeout: float = 10.0) -> None:
     Raises:
         DataError: it cannot be had.
     """
+    import pooch  # here, because it looks for a notebook's widgets and warns where there are none
+
     downloader = pooch.HTTPDownloader(timeout=timeout)
     try:
         if not reachable_mirrors((IMAGENET.url,)):
