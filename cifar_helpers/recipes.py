@@ -129,17 +129,17 @@ def judge_recipe(name: str, dataset: Dataset, budget: Budget, workspace: Workspa
     """
     require_choice("name", name, RECIPES)
     row = find_runs(dataset.name, workspace).get(name)
-    found = row and read_judged(row, name, workspace)
+    found = row and read_judged(row, workspace)
     if found:
         return found
     model, record = train_recipe(name, dataset, budget, workspace, device)
-    row = workspace.log_run(record, dataset.name)
+    row = workspace.log_run(record, dataset.name)  # the one that training left
     folder = workspace.figures / "logits"
     if read_logits(folder / f"{record.name}-val.safetensors")[1].get("run_hash") != record.run_hash:
         raise ValueError(f"{folder} holds logits of a higher profile: set CIFAR_OUT to another folder, and run again")
     batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
     final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
-    found = read_judged(row, name, workspace)
+    found = read_judged(row, workspace)
     if not found:
         raise CheckpointError(
             f"{name} on {dataset.name} was scored on the test split before, and the logits of that look are not in "
@@ -148,10 +148,10 @@ def judge_recipe(name: str, dataset: Dataset, budget: Budget, workspace: Workspa
     return found
 
 
-def read_judged(row: dict, name: str, workspace: Workspace) -> Judged | None:
+def read_judged(row: dict, workspace: Workspace) -> Judged | None:
     """Return the run of a ledger row with its logits, from here or among the published; None if a part is missing."""
     for figures in (workspace.figures, home_folder() / "figures"):
-        paths = [figures / "logits" / f"{name}-{row['dataset']}-{split}.safetensors" for split in ("val", "test")]
+        paths = [figures / "logits" / f"{row['name']}-{split}.safetensors" for split in ("val", "test")]
         parts = [read_logits(path) for path in paths]
         if all(about.get("run_hash") == row["run_hash"] for _, about in parts):
             return Judged(row, *(logits for logits, _ in parts))

@@ -22,6 +22,7 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from PIL import Image
 
 from cifar_helpers.claims import wilson_interval
+from cifar_helpers.official import SOURCES
 from cifar_helpers.recipes import CHAIN, RECIPES, find_runs
 from cifar_helpers.runs import Workspace, newest_rows, read_figure
 from cifar_helpers.runtime import environment_line, pick_device
@@ -200,7 +201,6 @@ def remove_traces(notebook: str, out: Path, environment: dict[str, str]) -> None
 # --- the table of results ---
 
 BEGIN, END = "<!-- results: filled by `python -m cifar_helpers report` -->", "<!-- end of results -->"
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 
 def results_markdown(home: Path) -> str:
@@ -210,22 +210,19 @@ def results_markdown(home: Path) -> str:
         ValueError: a step of the chain has no run on one of the data sets.
     """
     workspace = Workspace("report", "full", "", "real", home, home / "build" / "checkpoints")
-    found = {dataset: find_runs(dataset, workspace) for dataset in TITLES}
+    found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
     receipts = read_lines(workspace.receipts)
-    lines = [
-        "| step | notebook | "
-        + " | ".join(f"{t} validation (%) | {t} test (%) | seconds" for t in TITLES.values())
-        + " |",
-        "|---|---|" + "---:|" * 3 * len(TITLES),
-    ]
+    heads = " | ".join(f"{s.title} validation (%) | {s.title} test (%) | seconds" for s in SOURCES.values())
+    lines = [f"| step | notebook | {heads} |", "|---|---|" + "---:|" * 3 * len(SOURCES)]
     for step in CHAIN:
-        cells = [cell for dataset in TITLES for cell in result_cells(step, dataset, found[dataset], receipts)]
+        cells = [cell for dataset in SOURCES for cell in result_cells(step, dataset, found[dataset], receipts)]
         lines.append(f"| {step} | {RECIPES[step].notebook} | {' | '.join(cells)} |")
-    made = sorted({f"{row['profile']} profile, {row['device']}" for rows in found.values() for row in rows.values()})
+    rows = [found[dataset][step] for dataset in SOURCES for step in CHAIN]
+    made = sorted({f"{row['profile']} profile, {row['device']} in {row['versions']['dtype']}" for row in rows})
     twice = ", ".join(step for step in CHAIN if RECIPES[step].mirrored)
     about = (
-        f"{'; '.join(made)}; one seed, best epoch by validation, one view. Test: with Wilson's 95 % interval, from the "
-        f"receipt of the last look, two views for {twice}; –: the test split was not opened for it."
+        f"{' and '.join(made)}; one seed, best epoch by validation, one view. Test: with Wilson's 95 % interval, from "
+        f"the receipt of the last look, two views for {twice}; –: the test split was not opened for it."
     )
     return "\n".join([*lines, "", about])
 

@@ -128,7 +128,7 @@ def imagenet_backbone(folder: str | Path, image_size: int = 224, fetch: bool = F
     return load_backbone(path, official_hash(name), image_size)
 
 
-def fetch_weights(path: Path, timeout: float = 10.0) -> None:
+def fetch_weights(path: Path) -> None:
     """Fetch torchvision's file to `path`, whole or not at all.
 
     Raises:
@@ -136,7 +136,7 @@ def fetch_weights(path: Path, timeout: float = 10.0) -> None:
     """
     import pooch  # here, because it looks for a notebook's widgets and warns where there are none
 
-    downloader = pooch.HTTPDownloader(timeout=timeout)
+    downloader = pooch.HTTPDownloader(timeout=10)
     try:
         if not reachable_mirrors((IMAGENET.url,)):
             raise OSError("no connection")

@@ -52,6 +52,9 @@ def test_earlier_layers_learn_more_slowly_and_a_norm_as_fast_as_its_layer():
     optimizer = make_optimizer(net, lr=1.0, layer_lr_decay=0.5)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert [rates[id(p)] for p in net.parameters()] == [0.25] * 4 + [0.5] * 4 + [1.0] * 2
+    odd = nn.Sequential(nn.ReLU())
+    odd.matrix = nn.Parameter(torch.zeros(2, 2))  # of the model itself, beside children without any
+    assert [group["lr"] for group in make_optimizer(odd, lr=1.0, layer_lr_decay=0.5).param_groups] == [1.0]
     net[0].requires_grad_(False)  # a frozen layer still counts as one
     frozen = make_optimizer(net, lr=1.0, layer_lr_decay=0.5)
     assert sorted({group["lr"] for group in frozen.param_groups}) == [0.25, 0.5, 1.0]
