@@ -53,6 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     train.set_defaults(command=train_command)
     train.add_argument("name", help=f"{', '.join(RECIPES)}")
     train.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100 (default: cifar10)")
+    train.add_argument("--seed", type=int, default=0, help="of weights, order and augmentations (default: 0)")
     train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
 
     for command in (run, publish, train):
@@ -104,9 +105,9 @@ def train_command(args: argparse.Namespace) -> int:
     dataset, budget, device = load_data(args.dataset, source=args.data), get_budget(args.profile), pick_device()
     workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
     print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
-    _, record = train_recipe(args.name, dataset, budget, workspace, device)
+    _, record = train_recipe(args.name, dataset, budget, workspace, device, args.seed)
     print(record)
-    print(checkpoint_of(record.name, RECIPES[args.name].config_for(budget), workspace))
+    print(checkpoint_of(record.name, RECIPES[args.name].config_for(budget, args.seed), workspace))
     return 0
 
 

@@ -53,10 +53,20 @@ def sums(logits: torch.Tensor, labels: torch.Tensor) -> Sums:
     return Sums(loss.item() * len(labels), int(hits(logits, labels)), len(labels))
 
 
+def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how many classes come before the label (N,) in logits (N, C), int64 (N,): 0 is a hit, below 5 a top-5 hit.
+
+    Among equals the lower class number comes first, and NaN before everything, as for argmax.
+    """
+    logits = logits.nan_to_num(math.inf, math.inf, -math.inf)
+    given = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > given) | (logits == given) & lower).sum(1)
+
+
 def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
     """Return the share of examples whose label is among the k highest logits."""
-    hits = logits.topk(min(k, logits.shape[1]), dim=1).indices == labels[:, None]
-    return hits.any(1).double().mean().item()
+    return (label_ranks(logits, labels) < k).double().mean().item()
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -16,7 +16,7 @@ from cifar_helpers.augment import AlternatingFlip, Flip, PadCrop
 from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest
 from cifar_helpers.data import Dataset, make_batches
 from cifar_helpers.models import build_model
-from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows, read_logits
+from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows, read_kept
 from cifar_helpers.storage import CheckpointError, read_lines
 from cifar_helpers.train import final_test, fit, predict
 
@@ -61,10 +61,11 @@ class Recipe:
     full: Mapping[str, object] = field(default_factory=dict)
     mirrored: bool = False
 
-    def config_for(self, budget: Budget) -> TrainConfig:
+    def config_for(self, budget: Budget, seed: int = 0) -> TrainConfig:
         """Return the configuration that a profile can pay for: half of its steps, because a notebook trains two."""
         changes = self.full if budget.profile == "full" else {}
-        return replace(self.config, **changes, max_steps=budget.max_steps and max(1, budget.max_steps // 2))
+        steps = budget.max_steps and max(1, budget.max_steps // 2)
+        return replace(self.config, **changes, max_steps=steps, seed=seed)
 
 
 RECIPES = {
@@ -82,8 +83,13 @@ RECIPES = {
 CHAIN = ("baseline", "cnn", "batchnorm", "augmented", "final")
 
 
+def run_name(name: str, dataset: str, seed: int = 0) -> str:
+    """Return what the run of a recipe is called: `final-cifar10`; of another seed than 0, `final-cifar10-seed1`."""
+    return f"{name}-{dataset}" + (f"-seed{seed}" if seed else "")
+
+
 def train_recipe(
-    name: str, dataset: Dataset, budget: Budget, workspace: Workspace, device: torch.device
+    name: str, dataset: Dataset, budget: Budget, workspace: Workspace, device: torch.device, seed: int = 0
 ) -> tuple[nn.Module, RunRecord]:
     """Train the recipe called `name` on a data set, or load it where that was done; return the network and its record.
 
@@ -94,11 +100,11 @@ def train_recipe(
     """
     require_choice("name", name, RECIPES)
     recipe = RECIPES[name]
-    config = recipe.config_for(budget)
+    config = recipe.config_for(budget, seed)
     train, val = dataset.train.take(budget.train_images), dataset.val.take(budget.eval_images)
     batches = make_batches(train, val, device)
     model = build_model(config, batches[0])
-    run = f"{name}-{dataset.name}"
+    run = run_name(name, dataset.name, seed)
     record = fit(model, *batches, config, name=run, checkpoint=checkpoint_of(run, config, workspace))
     logits, _ = predict(model, batches[1], mirrored=recipe.mirrored)
     workspace.log_run(record, dataset.name)
@@ -112,49 +118,67 @@ class Judged:
 
     Attributes:
         row: its row in the ledger.
-        val, test: float32 logits (N, C) on the two splits; of a mirrored recipe, the mean of both views.
+        ranks: int16 (N,), how many classes come before the label of each test image: 0 is a hit.
+        val, test: float32 logits (N, C) on the two splits; of a mirrored recipe, the mean of both views. None where
+            they were not kept.
     """
 
     row: dict
-    val: torch.Tensor
-    test: torch.Tensor
+    ranks: torch.Tensor
+    val: torch.Tensor | None
+    test: torch.Tensor | None
 
 
-def judge_recipe(name: str, dataset: Dataset, budget: Budget, workspace: Workspace, device: torch.device) -> Judged:
+def judge_recipe(
+    name: str,
+    dataset: Dataset,
+    budget: Budget,
+    workspace: Workspace,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    logits: bool = True,
+) -> Judged:
     """Return what the recipe called `name` left; where that is missing, train it in this budget and score it on test.
+
+    Args:
+        logits: whether the ranks alone will not do.
 
     Raises:
         ValueError: no recipe has this name, or its logits cannot be kept here; then the test split stays sealed.
-        CheckpointError: the test split was scored before, and the logits of that look are gone.
+        CheckpointError: the test split was scored before, and what that look left is gone.
     """
     require_choice("name", name, RECIPES)
-    row = find_runs(dataset.name, workspace).get(name)
-    found = row and read_judged(row, workspace)
+    row = find_runs(dataset.name, workspace, seed).get(name)
+    found = row and read_judged(row, workspace, logits)
     if found:
         return found
-    model, record = train_recipe(name, dataset, budget, workspace, device)
+    model, record = train_recipe(name, dataset, budget, workspace, device, seed)
     row = workspace.log_run(record, dataset.name)  # the one that training left
     folder = workspace.figures / "logits"
-    if read_logits(folder / f"{record.name}-val.safetensors")[1].get("run_hash") != record.run_hash:
+    if read_kept(folder / f"{record.name}-val.safetensors", "logits")[1].get("run_hash") != record.run_hash:
         raise ValueError(f"{folder} holds logits of a higher profile: set CIFAR_OUT to another folder, and run again")
     batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
     final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
-    found = read_judged(row, workspace)
+    found = read_judged(row, workspace, logits)
     if not found:
         raise CheckpointError(
-            f"{name} on {dataset.name} was scored on the test split before, and the logits of that look are not in "
-            f"{folder}: restore them, or delete its receipt and say why."
+            f"{record.name} was scored on the test split before, and what that look left is not in "
+            f"{workspace.figures}: restore logits and ranks, or delete its receipt and say why."
         )
     return found
 
 
-def read_judged(row: dict, workspace: Workspace) -> Judged | None:
-    """Return the run of a ledger row with its logits, from here or among the published; None if a part is missing."""
+def read_judged(row: dict, workspace: Workspace, logits: bool) -> Judged | None:
+    """Return what the run of a ledger row left, here or among the published; None if what is needed is missing."""
     for figures in (workspace.figures, home_folder() / "figures"):
-        paths = [figures / "logits" / f"{row['name']}-{split}.safetensors" for split in ("val", "test")]
-        parts = [read_logits(path) for path in paths]
-        if all(about.get("run_hash") == row["run_hash"] for _, about in parts):
-            return Judged(row, *(logits for logits, _ in parts))
+        paths = {"ranks": figures / "ranks" / f"{row['name']}.safetensors"}
+        paths |= {split: figures / "logits" / f"{row['name']}-{split}.safetensors" for split in ("val", "test")}
+        parts = {part: read_kept(path, "ranks" if part == "ranks" else "logits") for part, path in paths.items()}
+        found = {part: values for part, (values, about) in parts.items() if about.get("run_hash") == row["run_hash"]}
+        if {"ranks", *(("val", "test") if logits else ())} <= found.keys():
+            both = (found[split].float() if split in found else None for split in ("val", "test"))
+            return Judged(row, found["ranks"], *both)
     return None
 
 
@@ -173,7 +197,7 @@ def describe_chain() -> list[str]:
     return lines
 
 
-def find_runs(dataset: str, workspace: Workspace) -> dict[str, dict]:
+def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, dict]:
     """Return the ledger row of each recipe that was trained on a data set as it is today, by name.
 
     It looks in the workspace's ledger and in the published one, for the newest rows from the same source of data.
@@ -184,14 +208,15 @@ def find_runs(dataset: str, workspace: Workspace) -> dict[str, dict]:
     rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
     known = {"dataset": dataset, "data_source": workspace.data_source}
     found: dict[str, dict[str, dict]] = {profile: {} for profile in PROFILES}
+    names = {run_name(name, dataset, seed): name for name in RECIPES}
     for row in rows:
-        name = row["name"].removesuffix(f"-{dataset}")
-        if known.items() <= row.items() and name in RECIPES and is_of(row, RECIPES[name]):
+        name = names.get(row["name"])
+        if name and known.items() <= row.items() and is_of(row, RECIPES[name], seed):
             found[row["profile"]][name] = row
     return max(reversed(found.values()), key=len)
 
 
-def is_of(row: dict, recipe: Recipe) -> bool:
+def is_of(row: dict, recipe: Recipe, seed: int = 0) -> bool:
     """Return whether a ledger row was trained with the recipe as it is today; fields younger than it have defaults."""
-    config = recipe.config_for(PROFILES[row["profile"]])
+    config = recipe.config_for(PROFILES[row["profile"]], seed)
     return digest(TrainConfig().to_dict() | row["config"]) == digest(config.to_dict())

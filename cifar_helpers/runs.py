@@ -188,13 +188,26 @@ class Workspace:
             mirrored: whether they are the mean of an image's and its mirror image's.
         """
         path = self.figures / "logits" / f"{record.name}-{split}.safetensors"
-        old, known = read_logits(path)
-        same = known.get("run_hash") == record.run_hash and torch.equal(old, logits.half().float())
+        return self._keep(path, "logits", logits.half(), record, data, mirrored)
+
+    def save_ranks(self, record: RunRecord, ranks: torch.Tensor, data: str, mirrored: bool) -> Path | None:
+        """Write the rank of every test label (N,), as `metrics.label_ranks` gives them, as `save_logits` does.
+
+        They hold every question of right and wrong in a hundredth of the space: git keeps those of all runs.
+        """
+        path = self.figures / "ranks" / f"{record.name}.safetensors"
+        return self._keep(path, "ranks", ranks.to(torch.int16), record, data, mirrored)
+
+    def _keep(
+        self, path: Path, key: str, values: torch.Tensor, record: RunRecord, data: str, mirrored: bool
+    ) -> Path | None:
+        old, known = read_kept(path, key)
+        same = known.get("run_hash") == record.run_hash and torch.equal(old, values)
         if same or profile_rank(known.get("profile", "")) > profile_rank(self.profile):
             return None
-        about = {key: getattr(self, key) for key in PROVENANCE}
+        about = {name: getattr(self, name) for name in PROVENANCE}
         about |= {"name": record.name, "run_hash": record.run_hash, "data": data, "mirrored": mirrored}
-        save_checkpoint(path, {"logits": logits.half()}, about)
+        save_checkpoint(path, {key: values}, about)
         return path
 
     def log_run(self, record: RunRecord, dataset: str, test_accuracy: float | None = None) -> dict:
@@ -246,16 +259,18 @@ def read_figure(path: Path) -> dict:
         return json.loads(image.info.get("Description", "{}"))
 
 
-def read_logits(path: Path) -> tuple[torch.Tensor, dict]:
-    """Return the float32 logits (N, C) that `save_logits` wrote, and what they are of; (empty, {}) if there are none.
+def read_kept(path: Path, key: str) -> tuple[torch.Tensor, dict]:
+    """Return the "logits" float16 (N, C), or "ranks" int16 (N,), that a run left, and what they are of.
+
+    If there are none, an empty tensor and {}.
 
     Raises:
         CheckpointError: the file is damaged.
     """
     if not path.exists():
-        return torch.empty(0, 0), {}
+        return torch.empty(0), {}
     tensors, about = load_checkpoint(path)
-    return tensors["logits"].float(), about
+    return tensors[key], about
 
 
 # --- the ledger ---

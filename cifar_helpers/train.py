@@ -670,8 +670,8 @@ def final_test(
 ) -> Sums:
     """Return loss and hits of a finished run on the sealed test split, evaluated once and kept as a receipt.
 
-    The same weights on the same data return the stored result and evaluate nothing. The logits are left beside those of
-    validation, for whoever asks them further questions.
+    The same weights on the same data return the stored result and evaluate nothing. Logits, in float16 as they are
+    scored, and ranks of the labels are left beside those of validation, for whoever asks them further questions.
 
     Args:
         model: holds the weights of `record`.
@@ -694,7 +694,9 @@ def final_test(
 
     def score() -> dict:
         logits, labels = predict(model, scored, mirrored)
+        logits = logits.half().float()  # as they are kept, so that whoever reads them counts the same hits
         workspace.save_logits(record, logits, test.sha256, mirrored, "test")
+        workspace.save_ranks(record, metrics.label_ranks(logits, labels), test.sha256, mirrored)
         return asdict(metrics.sums(logits, labels))
 
     return Sums(**with_receipt(workspace.receipts, key, score))

@@ -10,6 +10,7 @@ from cifar_helpers.metrics import (
     confusion_matrix,
     cross_entropy,
     fit_temperature,
+    label_ranks,
     per_class_accuracy,
     sums,
     top_k_accuracy,
@@ -45,6 +46,13 @@ def test_top_k_counts_the_label_among_the_highest():
     assert top_k_accuracy(LOGITS, LABELS, k=1) == 0.5
     assert top_k_accuracy(LOGITS, LABELS, k=2) == 0.75
     assert top_k_accuracy(LOGITS, LABELS, k=9) == 1.0
+    assert label_ranks(LOGITS, LABELS).tolist() == [0, 0, 1, 2]
+
+
+def test_a_rank_of_zero_is_a_hit_of_argmax_also_among_equals_and_without_numbers():
+    logits = torch.tensor([[1.0, 1.0], [1.0, 1.0], [math.nan, 0.0], [math.nan, 0.0], [0.0, math.nan]])
+    labels = torch.tensor([0, 1, 0, 1, 0])
+    assert ((label_ranks(logits, labels) == 0) == (logits.argmax(1) == labels)).all()
 
 
 def test_confusion_has_labels_in_rows():

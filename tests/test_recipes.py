@@ -15,9 +15,9 @@ from small import stand_in_split
 from cifar_helpers import recipes
 from cifar_helpers.config import LAPTOP, PROFILES, QUICK
 from cifar_helpers.data import Dataset
-from cifar_helpers.metrics import sums
+from cifar_helpers.metrics import label_ranks, sums
 from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, judge_recipe, train_recipe
-from cifar_helpers.runs import open_workspace, read_logits
+from cifar_helpers.runs import open_workspace, read_kept
 from cifar_helpers.storage import CheckpointError, append_line, read_lines
 
 TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6)
@@ -60,7 +60,7 @@ def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, n
     assert record.history[-1].steps == 3  # half of the profile's
     (row,) = read_lines(workspace.ledger)
     assert (row["name"], row["val_accuracy"]) == (f"{name}-cifar10", record.val_accuracy)
-    logits, about = read_logits(workspace.figures / "logits" / f"{name}-cifar10-val.safetensors")
+    logits, about = read_kept(workspace.figures / "logits" / f"{name}-cifar10-val.safetensors", "logits")
     assert logits.shape == (100, 10)
     assert about["run_hash"] == record.run_hash
     assert about["mirrored"] == RECIPES[name].mirrored
@@ -82,17 +82,32 @@ def test_a_recipe_is_trained_and_scored_once_and_read_ever_after(workspace, data
     assert first.test.shape == (200, 10)
     (receipt,) = read_lines(workspace.receipts)
     assert sums(first.test, dataset.sealed_test.labels).correct == receipt["result"]["correct"]
+    assert torch.equal(first.ranks, label_ranks(first.test, dataset.sealed_test.labels).short())
     assert first.row["run_hash"] == receipt["run_hash"]
     assert torch.equal(judge_recipe("baseline", dataset, budget, workspace, device).test, first.test)
     with monkeypatch.context() as patch:
         patch.setattr(recipes, "train_recipe", None)  # neither network nor checkpoint is touched again
-        patch.setattr(recipes, "find_runs", lambda dataset, workspace: {"baseline": first.row})
+        patch.setattr(recipes, "find_runs", lambda dataset, workspace, seed: {"baseline": first.row})
         again = judge_recipe("baseline", dataset, budget, workspace, device)
     assert torch.equal(again.test, first.test)
     (workspace.figures / "logits" / "baseline-cifar10-test.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="restore them"):
+    ranks_alone = judge_recipe("baseline", dataset, budget, workspace, device, logits=False)
+    assert torch.equal(ranks_alone.ranks, first.ranks)
+    assert ranks_alone.test is None
+    with pytest.raises(CheckpointError, match="restore logits and ranks"):
         judge_recipe("baseline", dataset, budget, workspace, device)
     assert len(read_lines(workspace.receipts)) == 1
+
+
+def test_every_seed_of_a_recipe_is_a_run_of_its_own(workspace, dataset):
+    device, budget = torch.device("cpu"), dataclasses.replace(TINY, max_steps=QUICK.max_steps)
+    seeds = [judge_recipe("baseline", dataset, budget, workspace, device, seed=seed, logits=False) for seed in (0, 1)]
+    assert [run.row["name"] for run in seeds] == ["baseline-cifar10", "baseline-cifar10-seed1"]
+    assert not torch.equal(seeds[0].ranks, seeds[1].ranks)
+    for seed, run in enumerate(seeds):
+        (found,) = find_runs("cifar10", workspace, seed).values()
+        assert found == run.row
+    assert [receipt["purpose"] for receipt in read_lines(workspace.receipts)] == [run.row["name"] for run in seeds]
 
 
 def test_logits_of_a_higher_profile_keep_the_test_split_sealed(workspace, dataset):
