@@ -1,8 +1,8 @@
 """What may be said: intervals, paired tests, ranks, what others have published, and what building or buying costs."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.stats import binomtest
@@ -184,3 +184,73 @@ def break_even(build: Option, buy: Option, error_cost: float) -> tuple[float, fl
     if more >= 0:
         return math.inf, math.inf
     return 0.0, more / saved if saved else math.inf
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do, and the sentences from which it follows.
+
+    Attributes:
+        choice: the name of an option, "neither", or "open" where the interval of the accuracy spans the decision.
+    """
+
+    choice: str
+    reasons: tuple[str, ...]
+
+
+def recommend(
+    build: Option, interval: tuple[float, float], buy: Option, target: float, requests: float, error_cost: float
+) -> Decision:
+    """Return the cheaper of the options that meet the target.
+
+    What is built meets it with the lower end of its interval, and is the cheaper one if it is at both ends.
+
+    Args:
+        interval: of the accuracy of `build`, as `wilson_interval` gives it.
+        target: least accuracy, a fraction.
+    """
+    require(interval[0] <= build.accuracy <= interval[1], "interval", interval, f"one that holds {build.accuracy}")
+    sure = {build.name: interval[0], buy.name: buy.accuracy}
+    meets = {name: accuracy >= target for name, accuracy in sure.items()}
+    reasons = [
+        f"{name}: at least {accuracy:.1%}, which {'meets' if meets[name] else 'misses'} {target:.0%}"
+        for name, accuracy in sure.items()
+    ]
+    fit = [name for name, met in meets.items() if met]
+    if len(fit) < 2:
+        return Decision(fit[0] if fit else "neither", tuple(reasons))
+    ours = [replace(build, accuracy=end).cost(requests, error_cost) for end in interval]
+    theirs = buy.cost(requests, error_cost)
+    reasons.append(
+        f"{requests:,.0f} requests cost {theirs:,.0f} with {buy.name}, {min(ours):,.0f} to {max(ours):,.0f} with "
+        f"{build.name}"
+    )
+    if min(ours) < theirs < max(ours):
+        return Decision(
+            "open", (*reasons, "the interval of the accuracy spans the decision: more test images decide it")
+        )
+    return Decision(build.name if max(ours) <= theirs else buy.name, tuple(reasons))
+
+
+def tipping_points(
+    decide: Callable[[dict[str, float]], str], assumptions: Mapping[str, float], reach: float = 100.0, steps: int = 200
+) -> dict[str, list[tuple[float, str]]]:
+    """Return, for each assumption, the nearest factors below and above 1 at which the decision becomes another one.
+
+    Each is a pair (factor, new decision); an empty list means that no factor from 1/reach to reach changes it.
+
+    Args:
+        decide: returns the decision for a full set of assumptions.
+        steps: factors tried on either side, evenly on a logarithmic scale.
+    """
+    decision = decide(dict(assumptions))
+
+    def first_other(name: str, end: float) -> list[tuple[float, str]]:
+        for step in range(1, steps + 1):
+            factor = end ** (step / steps)
+            other = decide({**assumptions, name: assumptions[name] * factor})
+            if other != decision:
+                return [(factor, other)]
+        return []
+
+    return {name: first_other(name, 1 / reach) + first_other(name, reach) for name in assumptions}

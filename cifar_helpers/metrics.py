@@ -93,6 +93,24 @@ def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int,
     return [(a, b, int(confusion[a, b]), int(confusion[b, a])) for a, b in ordered]
 
 
+def label_suspects(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return which labels (N,) a network doubts, bool (N,): confident learning (Northcutt et al., 2021).
+
+    A network is confident of a class if it gives it at least the probability that it gives on average to images which
+    carry it as their label. A label is suspect if the likeliest such class is another. The logits must come from a
+    network that did not train on these labels.
+
+    Raises:
+        ValueError: there are no logits, or some are not finite.
+    """
+    require_finite(logits)
+    probability = logits.double().softmax(1)
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    usual = (probability * own).sum(0) / own.sum(0)  # NaN where no image has the label: never confident of it
+    confident = torch.where(probability >= usual, probability, 0)
+    return (confident.amax(1) > 0) & (confident.argmax(1) != labels)
+
+
 def coarse_logits(logits: torch.Tensor, fine_to_coarse: torch.Tensor) -> torch.Tensor:
     """Return logits of superclasses (N, S): the log of the summed probabilities of their fine classes."""
     log_p = logits.float().log_softmax(1)

@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 PALETTE = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": PALETTE[0], "val": PALETTE[1], "test": PALETTE[2]}
@@ -156,6 +157,104 @@ def plot_accuracies(
     ax.set(xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title)
     ax.set_xlim(0, 1.2 * longest)
     ax.invert_yaxis()
+    return ax
+
+
+def plot_intervals(
+    intervals: Mapping[str, tuple[float, float, float]],
+    chance: float,
+    title: str,
+    *,
+    marks: Mapping[str, Sequence[float]] | None = None,
+    split: str = "test",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one accuracy per model as a point with its interval, in percent, and chance as a line.
+
+    Args:
+        intervals: (value, low, high) of each, as fractions.
+        marks: further values of some of them, such as those of other seeds, drawn as strokes.
+    """
+    ax = ax or plt.gca()
+    for y, (value, low, high) in enumerate(intervals.values()):
+        ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS[split], lw=4, alpha=0.45, solid_capstyle="butt")
+        ax.plot(100 * value, y, "o", color=SPLIT_COLOURS[split], ms=4)
+        ax.text(100 * high + 1.5, y, f"{100 * value:.1f}", va="center", size=8)
+    for name, values in (marks or {}).items():
+        ax.plot([100 * v for v in values], [list(intervals).index(name)] * len(values), "k|", ms=9, mew=0.8)
+    ax.axvline(100 * chance, **REFERENCE)
+    ax.set_yticks(range(len(intervals)), list(intervals))
+    ax.set(title=title, xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}")
+    ax.set(xlim=(0, 108), ylim=(len(intervals) - 0.5, -0.5))
+    return ax
+
+
+def plot_reliability(calibrations: Mapping[str, object], title: str, ax: Axes | None = None) -> Axes:
+    """Draw how often predictions are right against how probable they were said to be; on the diagonal, honestly.
+
+    The area of a point grows with the number of its images.
+
+    Args:
+        calibrations: name to `metrics.Calibration`.
+    """
+    ax = ax or plt.gca()
+    for (name, found), colour in zip(calibrations.items(), itertools.cycle(PALETTE), strict=False):
+        label = f"{name}: error {100 * found.error:.1f} %"
+        ax.plot(100 * found.confidence, 100 * found.accuracy, color=colour, lw=1, label=label)
+        sizes = 150 * found.count / found.count.sum()
+        ax.scatter(100 * found.confidence, 100 * found.accuracy, s=6 + sizes.numpy(), color=colour, linewidths=0)
+    ax.plot([0, 100], [0, 100], **REFERENCE)
+    ax.set(title=title, xlabel="probability of the predicted class (%)", ylabel="predictions that are right (%)")
+    ax.set(xlim=(0, 101), ylim=(0, 101))
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    return ax
+
+
+def plot_tradeoff(
+    points: Mapping[str, tuple[float, float]], title: str, xlabel: str, ylabel: str, ax: Axes | None = None
+) -> Axes:
+    """Draw what is paid (x, logarithmic) and what is had for it (y), a named point each, joined in their order."""
+    ax = ax or plt.gca()
+    x, y = zip(*points.values(), strict=True)
+    ax.plot(x, y, "o-", color=PALETTE[0], lw=0.8, ms=5)
+    for name, (paid, had) in points.items():
+        ax.annotate(name, (paid, had), textcoords="offset points", xytext=(6, -9), size=8)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale="log", xlim=(0.6 * min(x), 2.5 * max(x)))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.minorticks_off()
+    return ax
+
+
+def plot_published(
+    published: Sequence,
+    kinds: Sequence[str],
+    ours: Mapping[str, float],
+    claims: Mapping[str, float],
+    title: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw published accuracies over their years, ours as lines, and claims that nobody could check as crosses.
+
+    Args:
+        published: `claims.Published`, all of one data set.
+        kinds: all there are, each with a colour of its own.
+        ours, claims: name to accuracy, a fraction.
+    """
+    ax = ax or plt.gca()
+    for kind, colour in zip(kinds, PALETTE[:3] + PALETTE[4:], strict=False):  # the fourth is that of the claims
+        chosen = [p for p in published if p.kind == kind]
+        ax.scatter([p.year for p in chosen], [100 * p.accuracy for p in chosen], color=colour, s=22, label=kind)
+    years = [p.year for p in published]
+    for name, value in ours.items():
+        ax.axhline(100 * value, color="black", lw=0.8)
+        ax.text(min(years) - 0.9, 100 * value, f"{name}, {100 * value:.1f}", size=7, va="bottom")
+    for name, value in claims.items():
+        ax.plot(max(years) + 1, 100 * value, "x", color=PALETTE[3], ms=7, mew=1.5, label=name)
+    ax.set(title=title, xlabel="year of publication", ylabel="test accuracy (%)")
+    ax.set(xlim=(min(years) - 1, max(years) + 2))
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,6 +13,8 @@ from cifar_helpers.claims import (
     break_even,
     check_plausible,
     mcnemar,
+    recommend,
+    tipping_points,
     wilson_interval,
 )
 
@@ -121,3 +125,42 @@ def test_between_the_two_ends_building_is_cheaper_and_outside_it_is_not(fixed, p
     start, end = break_even(build, buy, 0.0)
     for requests in (1.0, 1e3, 9e5, 1.1e6, 1e9):
         assert (build.cost(requests, 0.0) < buy.cost(requests, 0.0)) == (start < requests < end)
+
+
+BUILD, BUY = Option("build", 0.90, 10_000, 0.0), Option("buy", 0.75, 0, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("interval", "vendor", "requests", "choice"),
+    [
+        ((0.89, 0.91), 0.75, 20_000_000, "build"),
+        ((0.89, 0.91), 0.75, 1_000, "buy"),
+        ((0.89, 0.91), 0.65, 1_000, "build"),  # the vendor misses the target, whatever it costs
+        ((0.69, 0.95), 0.75, 20_000_000, "buy"),  # the lower end misses it
+        ((0.69, 0.95), 0.65, 20_000_000, "neither"),
+        ((0.80, 0.95), 0.75, 4_500_000, "open"),  # cheaper at one end alone
+    ],
+)
+def test_the_recommendation_follows_from_the_numbers(interval, vendor, requests, choice):
+    buy = replace(BUY, accuracy=vendor)
+    decision = recommend(BUILD, interval, buy, target=0.7, requests=requests, error_cost=0.01)
+    assert decision.choice == choice
+    assert decision.reasons[0].startswith("build: at least")
+    assert ("requests cost" in " ".join(decision.reasons)) == (interval[0] >= 0.7 and vendor >= 0.7)
+
+
+def test_an_interval_without_its_accuracy_is_refused():
+    with pytest.raises(ValueError, match="one that holds"):
+        recommend(BUILD, (0.7, 0.8), BUY, 0.7, 1, 0.01)
+
+
+def test_a_tipping_point_is_where_the_decision_changes():
+    def decide(given):
+        return "build" if given["requests"] * given["price"] > 100 else "buy"
+
+    found = tipping_points(decide, {"requests": 1_000.0, "price": 0.5, "colour": 1.0})
+    assert found["colour"] == []
+    ((factor, other),) = found["requests"]
+    assert other == "buy"
+    assert factor == pytest.approx(0.2, rel=0.03)
+    assert decide({"requests": 1_000 * factor, "price": 0.5}) == "buy"

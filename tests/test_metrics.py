@@ -11,6 +11,7 @@ from cifar_helpers.metrics import (
     cross_entropy,
     fit_temperature,
     label_ranks,
+    label_suspects,
     per_class_accuracy,
     sums,
     top_k_accuracy,
@@ -105,3 +106,17 @@ def test_logits_that_are_no_numbers_are_not_calibrated():
             ask(torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), torch.tensor([0, 1]))
         with pytest.raises(ValueError, match="at least one row"):
             ask(torch.empty(0, 2), torch.empty(0, dtype=torch.int64))
+
+
+def test_a_planted_label_error_is_suspect_and_honest_doubt_is_not():
+    labels = torch.arange(3).repeat(20)
+    logits = 3.0 * torch.nn.functional.one_hot(labels, 3)
+    logits[0] = torch.tensor([1.0, 1.2, 1.0])  # wrong, and not sure of it
+    wrong = labels.clone()
+    wrong[7] = (labels[7] + 1) % 3
+    assert torch.nonzero(label_suspects(logits, wrong)).flatten().tolist() == [7]
+    assert not label_suspects(logits, labels).any()
+
+
+def test_a_class_without_images_makes_no_label_suspect():
+    assert not label_suspects(torch.eye(3), torch.tensor([0, 1, 1])).any()

@@ -1,3 +1,5 @@
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -5,7 +7,9 @@ import torch
 from small import NAMES, random_split
 
 from cifar_helpers import plots
+from cifar_helpers.claims import KINDS, PUBLISHED
 from cifar_helpers.layers import layer_table
+from cifar_helpers.metrics import calibration
 from cifar_helpers.models import make_model
 from cifar_helpers.runs import EpochRecord
 
@@ -31,6 +35,10 @@ DRAW = {
     "initial losses": lambda ax: plots.plot_initial_losses({"a": 2.3, "b": 9.0}, ["b"], 10, "t", ax),
     "strip": lambda ax: plots.plot_prediction_strip([0, 5], torch.rand(2, 4), NAMES, 1, "t", ax),
     "dependencies": lambda ax: plots.plot_dependencies(torch.eye(4), "t", ax),
+    "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.4, 0.6)}, 0.1, "t", marks={"a": [0.45]}, ax=ax),
+    "reliability": lambda ax: plots.plot_reliability({"a": calibration(torch.eye(4), torch.arange(4))}, "t", ax),
+    "tradeoff": lambda ax: plots.plot_tradeoff({"a": (1, 50), "b": (30, 60)}, "t", "x", "y", ax),
+    "published": lambda ax: plots.plot_published(PUBLISHED[:5], KINDS, {"ours": 0.9}, {"claim": 1.0}, "t", ax),
     "verdicts": lambda ax: plots.plot_verdicts({"a": [], "b": ["d"]}, ["c", "d"], {"b": "d"}, "t", ax),
 }
 
@@ -58,7 +66,7 @@ def test_axes_are_labelled(name):
     _, ax = plt.subplots()
     DRAW[name](ax)
     assert ax.get_xlabel()
-    assert ax.get_ylabel() or name in ("accuracies", "initial losses")
+    assert ax.get_ylabel() or name in ("accuracies", "initial losses", "intervals")
 
 
 def test_every_pixel_of_a_grid_is_the_images():
@@ -94,6 +102,22 @@ def test_repetitions_are_a_mean_and_a_band():
     DRAW["band"](ax)
     assert list(ax.lines[0].get_ydata()) == [1.5, 4]
     assert ax.collections[0].get_datalim(ax.transData).intervaly.tolist() == [1, 5]
+
+
+def test_an_interval_is_drawn_from_end_to_end_and_its_marks_are_in_percent():
+    _, ax = plt.subplots()
+    plots.plot_intervals({"a": (0.5, 0.4, 0.6), "b": (0.8, 0.7, 0.9)}, 0.1, "t", marks={"b": [0.75, 0.85]}, ax=ax)
+    bars = [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2]
+    assert bars[:3] == [pytest.approx([40, 60]), pytest.approx([70, 90]), pytest.approx([75, 85])]
+
+
+def test_a_network_that_is_right_as_often_as_it_says_lies_on_the_diagonal():
+    logits, labels = torch.tensor([[math.log(3), 0.0]] * 4), torch.tensor([0, 0, 0, 1])  # three of four, and it says so
+    _, ax = plt.subplots()
+    plots.plot_reliability({"honest": calibration(logits, labels)}, "t", ax)
+    x, y = ax.lines[0].get_xydata()[~np.isnan(ax.lines[0].get_ydata())][0]
+    assert (x, y) == pytest.approx((75, 75), abs=0.01)
+    assert "error 0.0 %" in ax.get_legend().get_texts()[0].get_text()
 
 
 def test_repetitions_in_the_wrong_direction_are_refused():
