@@ -39,32 +39,41 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> PairedTest:
     """Return the exact two-sided McNemar test on hits, bool (N,), of two classifiers on the same images.
 
     Raises:
-        ValueError: they are not of the same images.
+        ValueError: they are not of the same images, or no hits.
     """
+    for name, hits in (("first", first), ("second", second)):
+        require(hits.dtype == torch.bool, name, hits.dtype, "torch.bool, whether each answer is right")
     require(first.shape == second.shape, "second", tuple(second.shape), f"{tuple(first.shape)}: the same images")
     a, b = int((first & ~second).sum()), int((second & ~first).sum())
     return PairedTest(a, b, binomtest(a, a + b).pvalue if a + b else 1.0)
 
 
-def bootstrap_ranks(hits: Mapping[str, torch.Tensor], resamples: int = 1000, seed: int = 0) -> torch.Tensor:
-    """Return the share of resamples of the images in which each classifier has each rank, float64 (M, M).
-
-    Rows are classifiers in their order, columns ranks from the best; equals share their ranks evenly.
+def bootstrap(hits: Mapping[str, torch.Tensor], resamples: int = 1000, seed: int = 0) -> torch.Tensor:
+    """Return how many of N images, drawn anew with replacement, each of M classifiers gets right, int64 (resamples, M).
 
     Args:
         hits: bool (N,) of each, on the same images.
+
+    Raises:
+        ValueError: they are not of equally many images.
     """
+    counts = {name: len(hit) for name, hit in hits.items()}
+    require(len(set(counts.values())) == 1, "hits", counts, "equally many of each, on the same images")
     matrix = torch.stack(list(hits.values())).double()
-    models, count = matrix.shape
-    generator = make_generator("bootstrap", seed)
-    ranks = torch.zeros(models, models, dtype=torch.float64)
-    for _ in range(resamples):
-        drawn = torch.randint(count, (count,), generator=generator)
-        correct = matrix @ torch.bincount(drawn, minlength=count).double()
-        for row, hit in enumerate(correct):
-            better, equal = int((correct > hit).sum()), int((correct == hit).sum())
-            ranks[row, better : better + equal] += 1 / equal
-    return ranks / resamples
+    count, generator = matrix.shape[1], make_generator("bootstrap", seed)
+    draws = (torch.randint(count, (count,), generator=generator) for _ in range(resamples))
+    return torch.stack([matrix @ torch.bincount(drawn, minlength=count).double() for drawn in draws]).long()
+
+
+def rank_shares(correct: torch.Tensor) -> torch.Tensor:
+    """Return the share of resamples in which each classifier has each rank, float64 (M, M), from `bootstrap`.
+
+    Rows are classifiers in their order, columns ranks from the best; equals share their ranks evenly.
+    """
+    better = (correct[:, None, :] > correct[:, :, None]).sum(2, keepdim=True)  # (resamples, M, 1)
+    equal = (correct[:, None, :] == correct[:, :, None]).sum(2, keepdim=True)
+    ranks = torch.arange(correct.shape[1])
+    return ((ranks >= better) & (ranks < better + equal)).div(equal).double().mean(0)
 
 
 # --- what others have published ---
@@ -75,7 +84,7 @@ class Published:
     """A published top-1 accuracy on the official test split, as a fraction.
 
     Attributes:
-        kind: "mlp", "small cnn", "deep cnn" (trained from scratch), or "pretrained" (on other images).
+        kind: "mlp", "small cnn", "deep cnn", trained from scratch; "pretrained" on ImageNet, or on 300 million images.
     """
 
     dataset: str
@@ -86,28 +95,35 @@ class Published:
     source: str
 
 
-KINDS = ("mlp", "small cnn", "deep cnn", "pretrained")
+KINDS = ("mlp", "small cnn", "deep cnn", "pretrained", "pretrained, 300 M")
 PUBLISHED = (
     Published("cifar10", "convolutional deep belief network", "small cnn", 0.789, 2010, "Krizhevsky, Conv. DBN"),
     Published("cifar10", "fully connected, deformed images", "mlp", 0.78, 2015, "Lin et al., arXiv 1511.02580"),
     Published("cifar10", "Maxout", "small cnn", 0.9062, 2013, "Goodfellow et al., arXiv 1302.4389"),
+    Published("cifar10", "All-CNN", "small cnn", 0.9275, 2014, "Springenberg et al., arXiv 1412.6806"),
     Published("cifar10", "VGG-16 with BatchNorm", "deep cnn", 0.9264, 2017, "kuangliu/pytorch-cifar"),
     Published("cifar10", "ResNet-18", "deep cnn", 0.9302, 2017, "kuangliu/pytorch-cifar"),
     Published("cifar10", "airbench94", "deep cnn", 0.9401, 2024, "Jordan, arXiv 2404.00498"),
     Published(
         "cifar10", "Wide ResNet 28-10, dropout", "deep cnn", 0.9611, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"
     ),
+    Published("cifar10", "PyramidNet, AutoAugment", "deep cnn", 0.985, 2018, "Cubuk et al., arXiv 1805.09501"),
     Published("cifar10", "ResNet-50, fine-tuned", "pretrained", 0.975, 2020, "Grill et al., arXiv 2006.07733"),
     Published("cifar10", "GPipe, 557 M parameters", "pretrained", 0.990, 2018, "Huang et al., arXiv 1811.06965"),
-    Published("cifar10", "BiT-L, 300 M images", "pretrained", 0.9937, 2019, "Kolesnikov et al., arXiv 1912.11370"),
+    Published("cifar10", "EfficientNet-B7, fine-tuned", "pretrained", 0.989, 2019, "Tan, Le, arXiv 1905.11946"),
+    Published("cifar10", "BiT-L", "pretrained, 300 M", 0.9937, 2019, "Kolesnikov et al., arXiv 1912.11370"),
+    Published("cifar100", "Maxout", "small cnn", 0.6143, 2013, "Goodfellow et al., arXiv 1302.4389"),
+    Published("cifar100", "All-CNN", "small cnn", 0.6629, 2014, "Springenberg et al., arXiv 1412.6806"),
     Published("cifar100", "VGG-16 with BatchNorm", "deep cnn", 0.7293, 2018, "weiaicunzai/pytorch-cifar100"),
     Published("cifar100", "ResNet-18", "deep cnn", 0.7561, 2018, "weiaicunzai/pytorch-cifar100"),
     Published(
         "cifar100", "Wide ResNet 28-10, dropout", "deep cnn", 0.8115, 2016, "Zagoruyko, Komodakis, arXiv 1605.07146"
     ),
+    Published("cifar100", "PyramidNet, AutoAugment", "deep cnn", 0.893, 2018, "Cubuk et al., arXiv 1805.09501"),
     Published("cifar100", "ResNet-50, fine-tuned", "pretrained", 0.864, 2020, "Grill et al., arXiv 2006.07733"),
     Published("cifar100", "GPipe, 557 M parameters", "pretrained", 0.913, 2018, "Huang et al., arXiv 1811.06965"),
-    Published("cifar100", "BiT-L, 300 M images", "pretrained", 0.9351, 2019, "Kolesnikov et al., arXiv 1912.11370"),
+    Published("cifar100", "EfficientNet-B7, fine-tuned", "pretrained", 0.917, 2019, "Tan, Le, arXiv 1905.11946"),
+    Published("cifar100", "BiT-L", "pretrained, 300 M", 0.9351, 2019, "Kolesnikov et al., arXiv 1912.11370"),
 )
 SUSPECTS = (
     "training accuracy, or top-5, under the name of top-1",
@@ -159,12 +175,18 @@ class Option:
         accuracy: top-1, a fraction.
         fixed: once, and for the upkeep of the period looked at.
         per_request: for each image.
+
+    Raises:
+        ValueError: an accuracy in percent.
     """
 
     name: str
     accuracy: float
     fixed: float
     per_request: float
+
+    def __post_init__(self) -> None:
+        require(0 <= self.accuracy <= 1, "accuracy", self.accuracy, "a fraction; 92 % is 0.92")
 
     def cost(self, requests: float, error_cost: float) -> float:
         """Return what `requests` images cost, if each wrong answer costs `error_cost`."""
@@ -184,6 +206,15 @@ def break_even(build: Option, buy: Option, error_cost: float) -> tuple[float, fl
     if more >= 0:
         return math.inf, math.inf
     return 0.0, more / saved if saved else math.inf
+
+
+def describe_range(start: float, end: float) -> str:
+    """Return in words what `break_even` returned."""
+    if start == math.inf:
+        return "never"
+    if end < math.inf:
+        return f"up to {end:,.0f} images"
+    return f"from {start:,.0f} images on" if start > 0 else "always"
 
 
 @dataclass(frozen=True)
@@ -209,6 +240,7 @@ def recommend(
         interval: of the accuracy of `build`, as `wilson_interval` gives it.
         target: least accuracy, a fraction.
     """
+    require(0 <= target <= 1, "target", target, "a fraction; 70 % is 0.7")
     require(interval[0] <= build.accuracy <= interval[1], "interval", interval, f"one that holds {build.accuracy}")
     sure = {build.name: interval[0], buy.name: buy.accuracy}
     meets = {name: accuracy >= target for name, accuracy in sure.items()}
@@ -235,21 +267,24 @@ def recommend(
 def tipping_points(
     decide: Callable[[dict[str, float]], str], assumptions: Mapping[str, float], reach: float = 100.0, steps: int = 200
 ) -> dict[str, list[tuple[float, str]]]:
-    """Return, for each assumption, the nearest factors below and above 1 at which the decision becomes another one.
+    """Return, for each assumption, the nearest factors below and above 1 at which the decision turns.
 
-    Each is a pair (factor, new decision); an empty list means that no factor from 1/reach to reach changes it.
+    Each is a pair (factor, new decision); "open" is passed over, being none. An empty list means that no factor from
+    1/reach to reach turns it.
 
     Args:
         decide: returns the decision for a full set of assumptions.
+        reach: above 1.
         steps: factors tried on either side, evenly on a logarithmic scale.
     """
+    require(reach > 1, "reach", reach, "a factor above 1")
     decision = decide(dict(assumptions))
 
     def first_other(name: str, end: float) -> list[tuple[float, str]]:
         for step in range(1, steps + 1):
             factor = end ** (step / steps)
             other = decide({**assumptions, name: assumptions[name] * factor})
-            if other != decision:
+            if other not in (decision, "open"):
                 return [(factor, other)]
         return []
 

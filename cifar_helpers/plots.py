@@ -169,7 +169,7 @@ def plot_intervals(
     split: str = "test",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw one accuracy per model as a point with its interval, in percent, and chance as a line.
+    """Draw the interval of one accuracy per model as a bar, in percent, on an axis that begins near the smallest.
 
     Args:
         intervals: (value, low, high) of each, as fractions.
@@ -177,15 +177,14 @@ def plot_intervals(
     """
     ax = ax or plt.gca()
     for y, (value, low, high) in enumerate(intervals.values()):
-        ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS[split], lw=4, alpha=0.45, solid_capstyle="butt")
-        ax.plot(100 * value, y, "o", color=SPLIT_COLOURS[split], ms=4)
-        ax.text(100 * high + 1.5, y, f"{100 * value:.1f}", va="center", size=8)
+        ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS[split], lw=9, alpha=0.5, solid_capstyle="butt")
+        ax.text(100 * high, y, f"  {100 * value:.1f}", va="center", size=8)
     for name, values in (marks or {}).items():
-        ax.plot([100 * v for v in values], [list(intervals).index(name)] * len(values), "k|", ms=9, mew=0.8)
-    ax.axvline(100 * chance, **REFERENCE)
+        ax.plot([100 * v for v in values], [list(intervals).index(name)] * len(values), "k|", ms=12, mew=0.8)
+    ends = [100 * end for _, low, high in intervals.values() for end in (low, high)]
     ax.set_yticks(range(len(intervals)), list(intervals))
-    ax.set(title=title, xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}")
-    ax.set(xlim=(0, 108), ylim=(len(intervals) - 0.5, -0.5))
+    ax.set(title=title, xlabel=f"{SPLIT_NAMES[split]} accuracy (%); chance is {chance:.0%}")
+    ax.set(xlim=(min(ends) - 3, max(ends) + 7), ylim=(len(intervals) - 0.5, -0.5))
     return ax
 
 
@@ -234,7 +233,7 @@ def plot_published(
     title: str,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw published accuracies over their years, ours as lines, and claims that nobody could check as crosses.
+    """Draw published accuracies over their years, ours as lines, and claims that nobody could check as dotted ones.
 
     Args:
         published: `claims.Published`, all of one data set.
@@ -250,7 +249,7 @@ def plot_published(
         ax.axhline(100 * value, color="black", lw=0.8)
         ax.text(min(years) - 0.9, 100 * value, f"{name}, {100 * value:.1f}", size=7, va="bottom")
     for name, value in claims.items():
-        ax.plot(max(years) + 1, 100 * value, "x", color=PALETTE[3], ms=7, mew=1.5, label=name)
+        ax.axhline(100 * value, color=PALETTE[3], lw=1, ls=":", label=name)
     ax.set(title=title, xlabel="year of publication", ylabel="test accuracy (%)")
     ax.set(xlim=(min(years) - 1, max(years) + 2))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -289,16 +288,17 @@ def plot_matrix(
     xlabel: str,
     ylabel: str,
     annotate: bool = False,
+    vmax: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a square matrix (C, C) as a heat map; `unit` names what the colours mean."""
+    """Draw a square matrix (C, C) as a heat map; `unit` names what the colours mean, from `vmax` on the same one."""
     ax = ax or plt.gca()
     form = ".0f" if np.asarray(matrix).dtype.kind in "iu" else ".2f"
     ticks = names if len(names) <= 20 else False
-    bar = {"label": unit, "shrink": 0.8}
+    bar = {"label": unit, "shrink": 0.8, "extend": "neither" if vmax is None else "max"}
     sns.heatmap(
         np.asarray(matrix), annot=annotate, fmt=form, cmap="viridis", xticklabels=ticks, yticklabels=ticks, square=True,
-        cbar_kws=bar, annot_kws={"size": 7}, ax=ax,
+        cbar_kws=bar, annot_kws={"size": 7}, vmax=vmax, ax=ax,
     )  # fmt: skip
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.tick_params(length=0, labelsize=7)

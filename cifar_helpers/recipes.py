@@ -13,12 +13,12 @@ from torch import nn
 
 from cifar_helpers.arguments import require_choice
 from cifar_helpers.augment import AlternatingFlip, Flip, PadCrop
-from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest
+from cifar_helpers.config import PROFILES, Budget, TrainConfig, digest, profile_rank
 from cifar_helpers.data import Dataset, make_batches
 from cifar_helpers.models import build_model
-from cifar_helpers.runs import RunRecord, Workspace, home_folder, newest_rows, read_kept
+from cifar_helpers.runs import RunRecord, Workspace, home_folder, kept_path, newest_rows, read_kept
 from cifar_helpers.storage import CheckpointError, read_lines
-from cifar_helpers.train import final_test, fit, predict
+from cifar_helpers.train import final_test, fit, hash_weights, predict
 
 # 03: three hidden layers; the rate is from its sweep, warmed up and brought down to zero.
 BASELINE = TrainConfig(model="mlp", epochs=10, lr=0.06, weight_decay=1e-3, schedule="triangular", warmup=0.2)
@@ -108,7 +108,8 @@ def train_recipe(
     record = fit(model, *batches, config, name=run, checkpoint=checkpoint_of(run, config, workspace))
     logits, _ = predict(model, batches[1], mirrored=recipe.mirrored)
     workspace.log_run(record, dataset.name)
-    workspace.save_logits(record, logits, val.sha256, mirrored=recipe.mirrored)
+    about = {"data": val.sha256, "weights": hash_weights(model), "mirrored": recipe.mirrored}
+    workspace.save_logits(record, logits, about)
     return model, record
 
 
@@ -155,9 +156,7 @@ def judge_recipe(
         return found
     model, record = train_recipe(name, dataset, budget, workspace, device, seed)
     row = workspace.log_run(record, dataset.name)  # the one that training left
-    folder = workspace.figures / "logits"
-    if read_kept(folder / f"{record.name}-val.safetensors", "logits")[1].get("run_hash") != record.run_hash:
-        raise ValueError(f"{folder} holds logits of a higher profile: set CIFAR_OUT to another folder, and run again")
+    refuse_higher(record.name, workspace)
     batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
     final_test(model, dataset, batches, record, workspace, RECIPES[name].mirrored)
     found = read_judged(row, workspace, logits)
@@ -169,13 +168,30 @@ def judge_recipe(
     return found
 
 
+PARTS = ("ranks", "val", "test")
+
+
+def refuse_higher(run: str, workspace: Workspace) -> None:
+    """Raise a ValueError if what a look at the test split leaves could not be kept; said before the look."""
+    for part in PARTS:
+        path = kept_path(workspace.figures, run, part)
+        if profile_rank(read_kept(path)[1].get("profile", "")) > profile_rank(workspace.profile):
+            raise ValueError(f"{path} is of a higher profile: set CIFAR_OUT to another folder, and run again")
+
+
 def read_judged(row: dict, workspace: Workspace, logits: bool) -> Judged | None:
-    """Return what the run of a ledger row left, here or among the published; None if what is needed is missing."""
+    """Return what the run of a ledger row left, here or among the published; None if what is needed is missing.
+
+    All parts are of the same weights: a run that was trained again and not judged again is missing.
+    """
     for figures in (workspace.figures, home_folder() / "figures"):
-        paths = {"ranks": figures / "ranks" / f"{row['name']}.safetensors"}
-        paths |= {split: figures / "logits" / f"{row['name']}-{split}.safetensors" for split in ("val", "test")}
-        parts = {part: read_kept(path, "ranks" if part == "ranks" else "logits") for part, path in paths.items()}
-        found = {part: values for part, (values, about) in parts.items() if about.get("run_hash") == row["run_hash"]}
+        parts = {part: read_kept(kept_path(figures, row["name"], part)) for part in PARTS}
+        weights = parts["ranks"][1].get("weights")
+        found = {
+            part: values
+            for part, (values, about) in parts.items()
+            if about.get("run_hash") == row["run_hash"] and about.get("weights") == weights
+        }
         if {"ranks", *(("val", "test") if logits else ())} <= found.keys():
             both = (found[split].float() if split in found else None for split in ("val", "test"))
             return Judged(row, found["ranks"], *both)
@@ -201,19 +217,20 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
     """Return the ledger row of each recipe that was trained on a data set as it is today, by name.
 
     It looks in the workspace's ledger and in the published one, for the newest rows from the same source of data.
-    All are of one profile, that in which most recipes were trained; of two such, the higher.
+    All are of one profile, that in which most recipes were trained with seed 0; of two such, the higher.
     """
     ledgers = {workspace.ledger, home_folder() / "figures" / "runs.jsonl"}
     rows = [row for ledger in sorted(ledgers) for row in read_lines(ledger)]
     rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
     known = {"dataset": dataset, "data_source": workspace.data_source}
-    found: dict[str, dict[str, dict]] = {profile: {} for profile in PROFILES}
-    names = {run_name(name, dataset, seed): name for name in RECIPES}
-    for row in rows:
-        name = names.get(row["name"])
-        if name and known.items() <= row.items() and is_of(row, RECIPES[name], seed):
-            found[row["profile"]][name] = row
-    return max(reversed(found.values()), key=len)
+    rows = [row for row in rows if known.items() <= row.items()]
+
+    def of_profile(profile: str, seed: int) -> dict[str, dict]:
+        names = {run_name(name, dataset, seed): name for name in RECIPES}
+        mine = [(names[row["name"]], row) for row in rows if row["profile"] == profile and row["name"] in names]
+        return {name: row for name, row in mine if is_of(row, RECIPES[name], seed)}
+
+    return of_profile(max(reversed(PROFILES), key=lambda profile: len(of_profile(profile, 0))), seed)
 
 
 def is_of(row: dict, recipe: Recipe, seed: int = 0) -> bool:

@@ -175,39 +175,32 @@ class Workspace:
         write_whole(path, content.getvalue())
         return path
 
-    def save_logits(
-        self, record: RunRecord, logits: torch.Tensor, data: str, mirrored: bool, split: str = "val"
-    ) -> Path | None:
+    def save_logits(self, record: RunRecord, logits: torch.Tensor, about: dict, split: str = "val") -> Path | None:
         """Write the logits (N, C) of a run, as float16, for whoever judges it later without its checkpoint.
 
         Those of a higher profile are never overwritten by a lower one, nor equal ones by themselves: then nothing is
         written and None returned.
 
         Args:
-            data: SHA-256 of the split that they belong to.
-            mirrored: whether they are the mean of an image's and its mirror image's.
+            about: what they are of: "data", the split's SHA-256; "weights", their hash; "mirrored", as in `predict`.
         """
-        path = self.figures / "logits" / f"{record.name}-{split}.safetensors"
-        return self._keep(path, "logits", logits.half(), record, data, mirrored)
+        return self._keep(kept_path(self.figures, record.name, split), logits.half(), record, about)
 
-    def save_ranks(self, record: RunRecord, ranks: torch.Tensor, data: str, mirrored: bool) -> Path | None:
+    def save_ranks(self, record: RunRecord, ranks: torch.Tensor, about: dict) -> Path | None:
         """Write the rank of every test label (N,), as `metrics.label_ranks` gives them, as `save_logits` does.
 
         They hold every question of right and wrong in a hundredth of the space: git keeps those of all runs.
         """
-        path = self.figures / "ranks" / f"{record.name}.safetensors"
-        return self._keep(path, "ranks", ranks.to(torch.int16), record, data, mirrored)
+        return self._keep(kept_path(self.figures, record.name, "ranks"), ranks.to(torch.int16), record, about)
 
-    def _keep(
-        self, path: Path, key: str, values: torch.Tensor, record: RunRecord, data: str, mirrored: bool
-    ) -> Path | None:
-        old, known = read_kept(path, key)
-        same = known.get("run_hash") == record.run_hash and torch.equal(old, values)
+    def _keep(self, path: Path, values: torch.Tensor, record: RunRecord, about: dict) -> Path | None:
+        old, known = read_kept(path)
+        about = {name: getattr(self, name) for name in PROVENANCE} | about
+        about |= {"name": record.name, "run_hash": record.run_hash}
+        same = all(known.get(key) == about[key] for key in ("run_hash", "weights")) and torch.equal(old, values)
         if same or profile_rank(known.get("profile", "")) > profile_rank(self.profile):
             return None
-        about = {name: getattr(self, name) for name in PROVENANCE}
-        about |= {"name": record.name, "run_hash": record.run_hash, "data": data, "mirrored": mirrored}
-        save_checkpoint(path, {key: values}, about)
+        save_checkpoint(path, {path.parent.name: values}, about)
         return path
 
     def log_run(self, record: RunRecord, dataset: str, test_accuracy: float | None = None) -> dict:
@@ -259,8 +252,13 @@ def read_figure(path: Path) -> dict:
         return json.loads(image.info.get("Description", "{}"))
 
 
-def read_kept(path: Path, key: str) -> tuple[torch.Tensor, dict]:
-    """Return the "logits" float16 (N, C), or "ranks" int16 (N,), that a run left, and what they are of.
+def kept_path(figures: Path, run: str, part: str) -> Path:
+    """Return where a run leaves its logits on a split, "val" or "test", or its "ranks"."""
+    return figures / (f"ranks/{run}.safetensors" if part == "ranks" else f"logits/{run}-{part}.safetensors")
+
+
+def read_kept(path: Path) -> tuple[torch.Tensor, dict]:
+    """Return the logits, float16 (N, C), or ranks, int16 (N,), that a run left, and what they are of.
 
     If there are none, an empty tensor and {}.
 
@@ -270,7 +268,7 @@ def read_kept(path: Path, key: str) -> tuple[torch.Tensor, dict]:
     if not path.exists():
         return torch.empty(0), {}
     tensors, about = load_checkpoint(path)
-    return tensors[key], about
+    return tensors[path.parent.name], about
 
 
 # --- the ledger ---

@@ -476,7 +476,12 @@ def count_steps(train, config: TrainConfig) -> int:
 def describe_model(model: nn.Module) -> dict:
     """Return what the run hash knows of a model: its spec or class, its layers, and the weights it starts from."""
     spec = getattr(model, "spec", {"name": type(model).__name__})
-    return spec | {"layers": digest(repr(model)), "weights": short_hash(model.state_dict().values())}
+    return spec | {"layers": digest(repr(model)), "weights": hash_weights(model)}
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return twelve hexadecimal digits that identify weights and buffers."""
+    return short_hash(model.state_dict().values())
 
 
 def short_hash(tensors: Iterable[torch.Tensor]) -> str:
@@ -657,7 +662,8 @@ def check_label_range(name: str, labels: torch.Tensor, num_classes: int) -> None
 def audit_test(dataset, reason: str, workspace: Workspace):
     """Return the sealed test split for a look that decides nothing, and leave a receipt with the reason.
 
-    For label-blind looks and for figures that the literature fixed long ago. The same reason leaves one receipt.
+    For label-blind looks, for figures that the literature fixed long ago, and for questions to runs that `final_test`
+    has scored. The same reason leaves one receipt.
     """
     test = dataset.sealed_test
     key = {"kind": "audit", "dataset": dataset.name, "data": test.sha256, "purpose": reason}
@@ -688,15 +694,16 @@ def final_test(
     refuse_hidden(scored)
     key = {"kind": "final", "dataset": dataset.name, "data": test.sha256, "purpose": record.name}
     others = [row for row in read_lines(workspace.receipts) if key.items() <= row.items()]
-    key |= {"run_hash": record.run_hash, "weights": short_hash(model.state_dict().values()), "mirrored": mirrored}
+    key |= {"run_hash": record.run_hash, "weights": hash_weights(model), "mirrored": mirrored}
     if any(row["weights"] != key["weights"] for row in others):
         print(f"{record.name}: the test split was scored before, with other weights ({len(others)} receipts)")
 
     def score() -> dict:
         logits, labels = predict(model, scored, mirrored)
         logits = logits.half().float()  # as they are kept, so that whoever reads them counts the same hits
-        workspace.save_logits(record, logits, test.sha256, mirrored, "test")
-        workspace.save_ranks(record, metrics.label_ranks(logits, labels), test.sha256, mirrored)
+        about = {"data": test.sha256, "weights": key["weights"], "mirrored": mirrored}
+        workspace.save_logits(record, logits, about, "test")
+        workspace.save_ranks(record, metrics.label_ranks(logits, labels), about)
         return asdict(metrics.sums(logits, labels))
 
     return Sums(**with_receipt(workspace.receipts, key, score))

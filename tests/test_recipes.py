@@ -17,8 +17,8 @@ from cifar_helpers.config import LAPTOP, PROFILES, QUICK
 from cifar_helpers.data import Dataset
 from cifar_helpers.metrics import label_ranks, sums
 from cifar_helpers.recipes import CHAIN, RECIPES, describe_chain, find_runs, judge_recipe, train_recipe
-from cifar_helpers.runs import open_workspace, read_kept
-from cifar_helpers.storage import CheckpointError, append_line, read_lines
+from cifar_helpers.runs import kept_path, open_workspace, read_kept
+from cifar_helpers.storage import CheckpointError, append_line, load_checkpoint, read_lines, save_checkpoint
 
 TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6)
 
@@ -60,7 +60,7 @@ def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, n
     assert record.history[-1].steps == 3  # half of the profile's
     (row,) = read_lines(workspace.ledger)
     assert (row["name"], row["val_accuracy"]) == (f"{name}-cifar10", record.val_accuracy)
-    logits, about = read_kept(workspace.figures / "logits" / f"{name}-cifar10-val.safetensors", "logits")
+    logits, about = read_kept(kept_path(workspace.figures, f"{name}-cifar10", "val"))
     assert logits.shape == (100, 10)
     assert about["run_hash"] == record.run_hash
     assert about["mirrored"] == RECIPES[name].mirrored
@@ -108,6 +108,27 @@ def test_every_seed_of_a_recipe_is_a_run_of_its_own(workspace, dataset):
         (found,) = find_runs("cifar10", workspace, seed).values()
         assert found == run.row
     assert [receipt["purpose"] for receipt in read_lines(workspace.receipts)] == [run.row["name"] for run in seeds]
+
+
+def test_what_is_left_of_other_weights_is_not_taken_for_the_run(workspace, dataset):
+    """A run that was trained again has the same hash; its test logits are those of the old weights."""
+    device = torch.device("cpu")
+    run = judge_recipe("baseline", dataset, TINY, workspace, device)
+    assert recipes.read_judged(run.row, workspace, logits=True)
+    path = kept_path(workspace.figures, "baseline-cifar10", "val")
+    tensors, about = load_checkpoint(path)
+    save_checkpoint(path, tensors, about | {"weights": "others"})
+    assert recipes.read_judged(run.row, workspace, logits=True) is None
+    assert recipes.read_judged(run.row, workspace, logits=False).val is None
+
+
+@pytest.mark.parametrize("part", ["val", "test", "ranks"])
+def test_any_part_of_a_higher_profile_keeps_the_test_split_sealed(workspace, dataset, part):
+    path = kept_path(workspace.figures, "baseline-cifar10", part)
+    save_checkpoint(path, {path.parent.name: torch.zeros(2)}, {"profile": "full"})
+    with pytest.raises(ValueError, match="higher profile: set CIFAR_OUT"):
+        judge_recipe("baseline", dataset, TINY, workspace, torch.device("cpu"))
+    assert read_lines(workspace.receipts) == []
 
 
 def test_logits_of_a_higher_profile_keep_the_test_split_sealed(workspace, dataset):

@@ -16,7 +16,7 @@ from cifar_helpers.augment import Flip, Normaliser, PadCrop
 from cifar_helpers.config import TrainConfig
 from cifar_helpers.models import make_model
 from cifar_helpers.optim import make_optimizer
-from cifar_helpers.runs import EpochRecord, open_workspace, read_kept
+from cifar_helpers.runs import EpochRecord, kept_path, open_workspace, read_kept
 from cifar_helpers.storage import CheckpointError, load_checkpoint, read_lines, save_checkpoint
 from cifar_helpers.train import (
     TrainingDiverged,
@@ -619,10 +619,10 @@ def test_the_same_weights_are_scored_once_and_others_again(here, monkeypatch, ca
     with monkeypatch.context() as patch:
         patch.setattr("cifar_helpers.train.predict", None)
         assert final_test(net, Sealed, val, record, here) == first
-    logits, about = read_kept(here.figures / "logits" / "run-test.safetensors", "logits")
+    logits, about = read_kept(kept_path(here.figures, "run", "test"))
     assert torch.equal(logits, predict(net, train.like(Sealed.sealed_test))[0].half())
     assert about["run_hash"] == record.run_hash
-    ranks, about = read_kept(here.figures / "ranks" / "run.safetensors", "ranks")
+    ranks, about = read_kept(kept_path(here.figures, "run", "ranks"))
     assert (int((ranks == 0).sum()), about["run_hash"]) == (first.correct, record.run_hash)
     assert final_test(net, Sealed, val, record, here, mirrored=True) != first
     with torch.no_grad():
