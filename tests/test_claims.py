@@ -168,7 +168,7 @@ def test_a_tipping_point_is_where_the_decision_changes():
     def decide(given):
         return "build" if given["requests"] * given["price"] > 100 else "buy"
 
-    undecided = tipping_points(lambda given: "open" if given["price"] < 0.4 else decide(given), {"price": 0.5})
+    undecided = tipping_points(lambda given: "build" if given["price"] > 0.4 else "open", {"price": 0.5})
     assert undecided["price"] == []  # "open" is no decision
     found = tipping_points(decide, {"requests": 1_000.0, "price": 0.5, "colour": 1.0})
     assert found["colour"] == []
