@@ -158,8 +158,8 @@ def check_plausible(accuracy: float, dataset: str, kind: str, margin: float = 0.
     if accuracy <= best.accuracy + margin:
         return []
     claim = (
-        f"{accuracy:.1%} with a {kind} on {dataset} is more than the best {best.kind} known here: "
-        f"{best.accuracy:.1%}, {best.name} ({best.source}, {best.year})"
+        f"{accuracy:.1%} on {dataset} is more than the best known here of kind {best.kind!r}: {best.accuracy:.1%}, "
+        f"{best.name} ({best.source}, {best.year})"
     )
     return [claim, *(f"look for: {suspect}" for suspect in SUSPECTS)]
 

@@ -97,7 +97,7 @@ def test_every_published_figure_has_a_kind_a_year_and_a_source():
 def test_the_ancestors_claims_on_cifar100_are_too_good(accuracy, kind):
     """92 % from scratch; 94 % with a ResNet-18 pretrained on ImageNet."""
     warnings = check_plausible(accuracy, "cifar100", kind)
-    assert warnings[0].startswith(f"{accuracy:.1%} with a {kind} on cifar100 is more than the best {kind}")
+    assert warnings[0].startswith(f"{accuracy:.1%} on cifar100 is more than the best known here of kind {kind!r}")
     assert len(warnings) == 1 + len(SUSPECTS)
 
 

@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
 TRAINS = {"fit", "train_epoch", "sweep"}
-STANDARD = {"copy", "dataclasses", "importlib", "math"}
+STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math"}
 PACKAGES = STANDARD | {"cifar_helpers", "matplotlib", "numpy", "seaborn", "sklearn", "torch", "torchvision"}
 
 
