@@ -111,13 +111,13 @@ def test_an_interval_is_drawn_from_end_to_end_and_its_marks_are_in_percent():
     assert bars == [pytest.approx([40, 60]), pytest.approx([70, 90]), pytest.approx([75, 85])]
 
 
-def test_a_network_that_is_right_as_often_as_it_says_lies_on_the_diagonal():
-    logits, labels = torch.tensor([[math.log(3), 0.0]] * 4), torch.tensor([0, 0, 0, 1])  # three of four, and it says so
+def test_a_network_that_is_right_less_often_than_it_says_lies_below_the_diagonal():
+    logits, labels = torch.tensor([[math.log(3), 0.0]] * 4), torch.tensor([0, 0, 1, 1])  # it says three of four
     _, ax = plt.subplots()
-    plots.plot_reliability({"honest": calibration(logits, labels)}, "t", ax)
+    plots.plot_reliability({"too sure": calibration(logits, labels)}, "t", ax)
     x, y = ax.lines[0].get_xydata()[~np.isnan(ax.lines[0].get_ydata())][0]
-    assert (x, y) == pytest.approx((75, 75), abs=0.01)
-    assert "error 0.0 %" in ax.get_legend().get_texts()[0].get_text()
+    assert (x, y) == pytest.approx((75, 50), abs=0.01)
+    assert "error 25.0 %" in ax.get_legend().get_texts()[0].get_text()
 
 
 def test_repetitions_in_the_wrong_direction_are_refused():
