@@ -166,10 +166,9 @@ def plot_intervals(
     title: str,
     *,
     marks: Mapping[str, Sequence[float]] | None = None,
-    split: str = "test",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the interval of one accuracy per model as a bar, in percent, on an axis that begins near the smallest.
+    """Draw the interval of one test accuracy per model as a bar, in percent, on an axis that begins near the smallest.
 
     Args:
         intervals: (value, low, high) of each, as fractions.
@@ -177,13 +176,13 @@ def plot_intervals(
     """
     ax = ax or plt.gca()
     for y, (value, low, high) in enumerate(intervals.values()):
-        ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS[split], lw=9, alpha=0.5, solid_capstyle="butt")
+        ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS["test"], lw=9, alpha=0.5, solid_capstyle="butt")
         ax.text(100 * high, y, f"  {100 * value:.1f}", va="center", size=8)
     for name, values in (marks or {}).items():
         ax.plot([100 * v for v in values], [list(intervals).index(name)] * len(values), "k|", ms=12, mew=0.8)
     ends = [100 * end for _, low, high in intervals.values() for end in (low, high)]
     ax.set_yticks(range(len(intervals)), list(intervals))
-    ax.set(title=title, xlabel=f"{SPLIT_NAMES[split]} accuracy (%); chance is {chance:.0%}")
+    ax.set(title=title, xlabel=f"test accuracy (%); chance is {chance:.0%}")
     ax.set(xlim=(min(ends) - 3, max(ends) + 7), ylim=(len(intervals) - 0.5, -0.5))
     return ax
 

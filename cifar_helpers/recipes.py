@@ -113,6 +113,10 @@ def train_recipe(
     return model, record
 
 
+# What a judged run leaves beside its row: ranks of the test labels, logits on validation and on test.
+PARTS = ("ranks", "val", "test")
+
+
 @dataclass(frozen=True)
 class Judged:
     """What an adopted run leaves to a report, which needs no checkpoint then.
@@ -166,9 +170,6 @@ def judge_recipe(
             f"{workspace.figures}: restore logits and ranks, or delete its receipt and say why."
         )
     return found
-
-
-PARTS = ("ranks", "val", "test")
 
 
 def refuse_higher(run: str, workspace: Workspace) -> None:

@@ -222,8 +222,10 @@ def results_markdown(home: Path) -> str:
     twice = ", ".join(step for step in CHAIN if RECIPES[step].mirrored)
     about = (
         f"{' and '.join(made)}; one seed, best epoch by validation, one view. Test: with Wilson's 95 % interval, from "
-        f"the receipt of the last look, two views for {twice}; –: the test split was not opened for it."
+        f"the receipt of the last look, two views for {twice}."
     )
+    if any(" – " in line for line in lines):
+        about += " –: the test split was not opened for it."
     return "\n".join([*lines, "", about])
 
 

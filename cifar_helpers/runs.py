@@ -203,9 +203,9 @@ class Workspace:
         save_checkpoint(path, {path.parent.name: values}, about)
         return path
 
-    def log_run(self, record: RunRecord, dataset: str, test_accuracy: float | None = None) -> dict:
+    def log_run(self, record: RunRecord, dataset: str) -> dict:
         """Append the run to the ledger, unless its newest row there says the same; return the row."""
-        row = ledger_row(self, record, dataset, test_accuracy)
+        row = ledger_row(self, record, dataset)
         old = newest_rows(read_lines(self.ledger)).get(ledger_key(row))
         if old is None or old["checkpoint_sha256"] != row["checkpoint_sha256"] or old["val_loss"] != row["val_loss"]:
             append_line(self.ledger, row)
@@ -274,8 +274,8 @@ def read_kept(path: Path) -> tuple[torch.Tensor, dict]:
 # --- the ledger ---
 
 
-def ledger_row(workspace: Workspace, record: RunRecord, dataset: str, test_accuracy: float | None) -> dict:
-    """Return the run as one row of plain values."""
+def ledger_row(workspace: Workspace, record: RunRecord, dataset: str) -> dict:
+    """Return the run as one row of plain values; what it scores on test stands in its receipt."""
     environment = dict(record.environment)
     device, threads = environment.pop("device"), environment.pop("threads")
     return {
@@ -291,7 +291,6 @@ def ledger_row(workspace: Workspace, record: RunRecord, dataset: str, test_accur
         "train_accuracy": record.train_accuracy,
         "val_accuracy": record.val_accuracy,
         "val_loss": record.val_loss,
-        "test_accuracy": test_accuracy,
         "device": device,
         "versions": environment,
         "threads": threads,

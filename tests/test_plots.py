@@ -104,6 +104,12 @@ def test_repetitions_are_a_mean_and_a_band():
     assert ax.collections[0].get_datalim(ax.transData).intervaly.tolist() == [1, 5]
 
 
+def test_from_vmax_on_the_colours_of_a_matrix_are_the_same():
+    _, ax = plt.subplots()
+    plots.plot_matrix(CONFUSION, NAMES, "t", unit="u", xlabel="x", ylabel="y", vmax=2, ax=ax)
+    assert ax.collections[0].get_clim() == (0, 2)
+
+
 def test_an_interval_is_drawn_from_end_to_end_and_its_marks_are_in_percent():
     _, ax = plt.subplots()
     plots.plot_intervals({"a": (0.5, 0.4, 0.6), "b": (0.8, 0.7, 0.9)}, 0.1, "t", marks={"b": [0.75, 0.85]}, ax=ax)

@@ -8,6 +8,8 @@ import nbformat
 import pytest
 
 from cifar_helpers.__main__ import main
+from cifar_helpers.official import SOURCES
+from cifar_helpers.recipes import CHAIN, find_runs, read_judged
 from cifar_helpers.report import (
     BEGIN,
     END,
@@ -19,6 +21,7 @@ from cifar_helpers.report import (
     run_notebooks,
     write_report,
 )
+from cifar_helpers.runs import Workspace, kept_path, read_kept
 from cifar_helpers.storage import append_line, read_lines
 
 
@@ -205,6 +208,22 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_readme_says_what_the_ledger_says():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{BEGIN}\n{results_markdown(ROOT)}\n{END}" in readme, "python -m cifar_helpers report"
+
+
+@pytest.mark.parametrize("dataset", SOURCES)
+def test_what_notebook_08_reads_is_published_and_of_one_network(dataset):
+    """Else it would train for an hour where a clone should only read, or join one network's figures with another's."""
+    workspace = Workspace("report", "full", "", "real", ROOT, ROOT / "build")
+    receipts = [row for row in read_lines(workspace.receipts) if row["kind"] == "final" and row["dataset"] == dataset]
+    asked = [(step, 0) for step in CHAIN] + [(CHAIN[-1], 1), (CHAIN[-1], 2)]
+    for step, seed in asked:
+        row = find_runs(dataset, workspace, seed)[step]
+        judged = read_judged(row, workspace, logits=(step, seed) == (CHAIN[-1], 0))
+        assert judged, row["name"]
+        weights = read_kept(kept_path(workspace.figures, row["name"], "ranks"))[1]["weights"]
+        receipt = [receipt for receipt in receipts if receipt["purpose"] == row["name"]][-1]
+        assert (receipt["run_hash"], receipt["weights"]) == (row["run_hash"], weights)
+        assert receipt["result"]["correct"] == int((judged.ranks == 0).sum())
 
 
 def test_a_step_without_a_run_on_real_data_is_named(tmp_path, monkeypatch):

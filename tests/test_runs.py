@@ -36,7 +36,7 @@ RECORD = RunRecord(
 )
 COLUMNS = [
     *("notebook", "name", "dataset", "data_source", "profile", "seed", "config", "epochs", "seconds"),
-    *("train_accuracy", "val_accuracy", "val_loss", "test_accuracy", "device", "versions", "threads"),
+    *("train_accuracy", "val_accuracy", "val_loss", "device", "versions", "threads"),
     *("run_hash", "checkpoint_sha256", "date"),
 ]
 
@@ -64,7 +64,6 @@ def test_a_record_knows_its_best_epoch():
 def test_a_ledger_row_says_where_a_number_comes_from(workspace):
     row = workspace().log_run(RECORD, "cifar10")
     assert list(row) == COLUMNS
-    assert row["test_accuracy"] is None
     assert row["threads"] == 2
     assert read_lines(workspace().ledger) == [json.loads(json.dumps(row))]
 
