@@ -4,7 +4,7 @@ PROFILE ?= quick
 CONSTRAINTS ?=
 BIN := .venv/bin
 
-.PHONY: run test install publish lint address clean
+.PHONY: run test install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
@@ -20,19 +20,23 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: install
+	$(BIN)/mypy
+
 install: .venv/installed
 
-.venv/installed: requirements.txt pyproject.toml
+.venv/installed: requirements.txt pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	touch $@
 
-# Write the account that publishes this copy into notebooks and metadata: make address REPOSITORY=account/name
+# Write the account that publishes this copy wherever it stands: make address REPOSITORY=account/name
+ADDRESSED := pyproject.toml README.md CHANGELOG.md CITATION.cff CONTRIBUTING.md notebooks/*.ipynb
 address:
 	test -n "$(REPOSITORY)"
 	old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml) && \
-	  sed -i.bak "s#$$old#$(REPOSITORY)#g" pyproject.toml notebooks/*.ipynb README.md && rm -f *.bak notebooks/*.bak
+	  sed -i.bak "s#$$old#$(REPOSITORY)#g" $(ADDRESSED) && rm -f *.bak notebooks/*.bak
 
 clean:
 	rm -rf build .venv

@@ -1,7 +1,6 @@
 """How pytest runs here: unit tests on small data, notebooks in the quick profile, each writing below `build/`."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,14 @@ def pytest_configure(config) -> None:
 
 
 def prepare_data() -> None:
-    """Empty the output folder, and fetch or make the data before a notebook's compared cells would."""
-    from cifar_helpers.__main__ import prepare
+    """Clear what earlier notebooks left, and fetch or make the data before a notebook's compared cells would."""
+    from cifar_helpers.course.commands import prepare
+    from cifar_helpers.course.notebooks import clear_output
 
-    shutil.rmtree(OUT, ignore_errors=True)
+    try:
+        clear_output(OUT, checkpoints=True)
+    except ValueError as refusal:
+        raise pytest.UsageError(str(refusal)) from None
     os.environ |= prepare("quick", None)
 
 
@@ -55,8 +58,8 @@ def pytest_collection_modifyitems(config, items) -> None:
     """Skip what this machine cannot run, with the reason."""
     import torch
 
-    from cifar_helpers.data import data_folder
-    from cifar_helpers.official import SOURCES, wrong_files
+    from cifar_helpers.data.datasets import data_folder
+    from cifar_helpers.data.download import SOURCES, wrong_files
 
     wanted = {mark.name for item in items for mark in item.iter_markers()}
     lacking = {}

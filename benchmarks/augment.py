@@ -18,8 +18,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from cifar_helpers.augment import ColourJitter, Cutout, Flip, PadCrop
-from cifar_helpers.data import Batches, load_data, make_batches
+from cifar_helpers.data import Batches, ColourJitter, Cutout, Flip, PadCrop, load_data, make_batches
 from cifar_helpers.runtime import Timer, environment, environment_line
 
 BATCH = 128

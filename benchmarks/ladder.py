@@ -3,20 +3,21 @@
     python benchmarks/ladder.py [--profile laptop] [--only cnn-cifar10 …] [--json FILE]
 
 Runs that were trained before are loaded, the others trained; on real data only. The accuracy is that of the best
-epoch, on validation, n = 1 seed; `mirrored` is the mean of an image's and its mirror image's prediction, by which a
-recipe that adopts it is judged.
+epoch, on validation, n = 1 seed; `tta` is that of the mean over an image and its mirror image, which is compared with
+the bound where the recipe adopts it.
 """
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from cifar_helpers.config import get_budget
+import torch
+
+from cifar_helpers.course import RECIPES, Budget, get_budget, open_workspace, train_recipe
 from cifar_helpers.data import load_data, make_batches
-from cifar_helpers.recipes import RECIPES, train_recipe
-from cifar_helpers.runs import open_workspace
 from cifar_helpers.runtime import device_name, environment, environment_line, pick_device
-from cifar_helpers.train import evaluate
+from cifar_helpers.training import evaluate
 
 # What each run has to reach on a laptop and with a GPU; None: no bound.
 BOUNDS = {
@@ -35,7 +36,7 @@ BOUNDS = {
 }
 
 
-def measure(run: str, budget, device) -> dict:
+def measure(run: str, budget: Budget, device: torch.device) -> dict[str, Any]:
     """Return a row for a run called recipe-dataset."""
     name, dataset_name = run.rsplit("-", 1)
     dataset = load_data(dataset_name, source="real")
@@ -46,9 +47,9 @@ def measure(run: str, budget, device) -> dict:
     return {
         "name": run,
         "accuracy": record.val_accuracy,
-        "mirrored": evaluate(model, val, mirrored=True).accuracy,
+        "tta": evaluate(model, val, tta=True).accuracy,
         "bound": bound,
-        "judged": "mirrored" if RECIPES[name].mirrored else "accuracy",
+        "compared": "tta" if RECIPES[name].tta else "accuracy",
         "epochs": len(record.history),
         "seconds": record.seconds,
     }
@@ -63,11 +64,11 @@ def main() -> None:
     budget, device = get_budget(args.profile), pick_device()
     print(environment_line(device))
     rows = [measure(run, budget, device) for run in args.only]
-    print(f"{'run':22} {'accuracy':>8} {'mirrored':>8} {'to reach':>8} {'epochs':>6} {'seconds':>7}")
+    print(f"{'run':22} {'accuracy':>8} {'tta':>8} {'to reach':>8} {'epochs':>6} {'seconds':>7}")
     for r in rows:
         bound = "" if r["bound"] is None else f"{r['bound']:.3f}"
-        numbers = f"{r['accuracy']:8.3f} {r['mirrored']:8.3f} {bound:>8} {r['epochs']:6} {r['seconds']:7.0f}"
-        print(f"{r['name']:22} {numbers}" + ("  missed" if r[r["judged"]] < (r["bound"] or 0) else ""))
+        numbers = f"{r['accuracy']:8.3f} {r['tta']:8.3f} {bound:>8} {r['epochs']:6} {r['seconds']:7.0f}"
+        print(f"{r['name']:22} {numbers}" + ("  missed" if r[r["compared"]] < (r["bound"] or 0) else ""))
     if args.json:
         args.json.write_text(json.dumps({"environment": environment(device), "rows": rows}, indent=2))
 

@@ -20,13 +20,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cifar_helpers.augment import Flip, PadCrop
-from cifar_helpers.data import Split, load_data, make_batches
+from cifar_helpers.data import Flip, PadCrop, Split, load_data, make_batches
 from cifar_helpers.metrics import cross_entropy
 from cifar_helpers.models import make_model
-from cifar_helpers.optim import make_optimizer
 from cifar_helpers.runtime import Timer, autocast, autocast_dtype, environment, environment_line, pick_device
-from cifar_helpers.train import train_epoch
+from cifar_helpers.training import make_optimizer, train_epoch
 
 AUGMENT = (Flip(), PadCrop(4))
 

@@ -1,6 +1,6 @@
-"""A trained network with all that belongs to it, from one file: top classes for one's own pictures.
+"""A trained network with all that belongs to it, from one file: top classes for your own pictures.
 
-classifier = load_model("build/checkpoints/…/cnn.safetensors")
+classifier = load_model("build/my_run.safetensors")
 for name, probability in classifier.predict("my_dog.jpg"):
     print(f"{probability:6.1%} {name}")
 """
@@ -12,9 +12,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from cifar_helpers.augment import Normaliser, to_square
-from cifar_helpers.models import make_model
-from cifar_helpers.storage import CheckpointError, load_checkpoint
+from cifar_helpers._storage import CheckpointError
+from cifar_helpers.data.transforms import Normaliser, to_square
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.training.checkpoint import load_checkpoint
+
+__all__ = ["Classifier", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,14 @@ def load_model(path: str | Path) -> Classifier:
     Raises:
         CheckpointError: the file is damaged, or holds a model that `models.make_model` did not make.
     """
-    tensors, about = load_checkpoint(Path(path))
-    spec = dict(about.get("identity", {}).get("model", {}))
-    for derived in ("layers", "weights"):
-        spec.pop(derived, None)
-    if not about.get("normaliser") or not about.get("class_names") or "num_classes" not in spec:
+    found = load_checkpoint(path)
+    spec = {key: value for key, value in found.identity["model"].items() if key not in ("layers", "weights")}
+    if found.normaliser is None or not found.class_names or "num_classes" not in spec:
         raise CheckpointError(
             f"{path} does not say how to build its network: load_model needs a model from make_model, trained on "
-            "Batches. For a network of your own use storage.load_checkpoint and load_state_dict."
+            "Batches. A network of your own takes its weights with "
+            "model.load_state_dict(load_checkpoint(path).weights)."
         )
     model = make_model(**spec)
-    prefix = "best/"
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    normaliser = Normaliser(**{k: tuple(v) for k, v in about["normaliser"].items()})
-    return Classifier(model.eval(), normaliser, tuple(about["class_names"]), spec["image_size"])
+    model.load_state_dict(found.weights)
+    return Classifier(model.eval(), found.normaliser, found.class_names, spec["image_size"])

@@ -5,14 +5,30 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize_scalar
 
-from cifar_helpers.arguments import require
+from cifar_helpers._arguments import require
+
+__all__ = [
+    "Calibration",
+    "Sums",
+    "calibration",
+    "coarse_logits",
+    "confused_pairs",
+    "confusion_matrix",
+    "count_correct",
+    "cross_entropy",
+    "find_label_issues",
+    "fit_temperature",
+    "label_ranks",
+    "per_class_accuracy",
+    "sums",
+    "top_k_accuracy",
+]
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Loss and hits summed over examples, so that a ragged last batch weighs what it holds."""
+    """Loss and correct answers summed over examples, so that a ragged last batch weighs what it holds."""
 
     loss_sum: float
     correct: int
@@ -25,7 +41,7 @@ class Sums:
 
     @property
     def accuracy(self) -> float:
-        """Share of examples whose highest logit is the label's."""
+        """Fraction of examples whose highest logit is the label's."""
         return self.correct / self.count
 
     def __str__(self) -> str:
@@ -37,26 +53,27 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: 
 
     Unlike torch's default, no label value is skipped in silence: -100 is an error as every other negative one.
     """
-    skipped = {} if targets.is_floating_point() else {"ignore_index": -(2**31)}
-    return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing, **skipped)
+    skipped = -100 if targets.is_floating_point() else -(2**31)  # probabilities accept torch's default alone
+    return F.cross_entropy(logits.float(), targets, ignore_index=skipped, label_smoothing=label_smoothing)
 
 
-def hits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def count_correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return how many of N logits (N, C) are highest at the label (N,), or at the largest probability (N, C)."""
     labels = targets.argmax(1) if targets.is_floating_point() else targets
     return (logits.argmax(1) == labels).sum()
 
 
 def sums(logits: torch.Tensor, labels: torch.Tensor) -> Sums:
-    """Return loss and hits of logits (N, C) against int64 labels (N,), summed over the N examples."""
+    """Return loss and correct answers of logits (N, C) against int64 labels (N,), summed over the N examples."""
     loss = cross_entropy(logits, labels)
-    return Sums(loss.item() * len(labels), int(hits(logits, labels)), len(labels))
+    return Sums(loss.item() * len(labels), int(count_correct(logits, labels)), len(labels))
 
 
 def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return how many classes come before the label (N,) in logits (N, C), int64 (N,): 0 is a hit, below 5 a top-5 hit.
+    """Return how many classes come before the label (N,) in logits (N, C), int64 (N,).
 
-    Among equals the lower class number comes first, and NaN before everything, as for argmax.
+    0 is a correct answer, below 5 one of the five highest. Among equals the lower class number comes first, and NaN
+    before everything, as for argmax.
     """
     logits = logits.nan_to_num(math.inf, math.inf, -math.inf)
     given = logits.gather(1, labels[:, None])
@@ -65,14 +82,24 @@ def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
-    """Return the share of examples whose label is among the k highest logits."""
+    """Return the fraction of examples whose label is among the k highest logits."""
     return (label_ranks(logits, labels) < k).double().mean().item()
 
 
 def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return counts (C, C), int64, on the CPU: row = given label, column = predicted class."""
-    cells = labels.cpu() * num_classes + predicted.cpu()
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    """Return scikit-learn's confusion matrix as int64 (C, C), on the CPU: row = given label, column = predicted class.
+
+    Raises:
+        ValueError: there are none, or one is not in 0 to C - 1; scikit-learn would leave it out in silence.
+    """
+    from sklearn import metrics
+
+    for name, values in (("predicted", predicted), ("labels", labels)):
+        require(len(values) > 0, name, tuple(values.shape), "at least one")
+        wrong = values[(values < 0) | (values >= num_classes)]
+        require(len(wrong) == 0, name, wrong[:1].tolist(), f"classes 0 to {num_classes - 1}")
+    counts = metrics.confusion_matrix(labels.cpu().numpy(), predicted.cpu().numpy(), labels=range(num_classes))
+    return torch.from_numpy(counts).long()
 
 
 def per_class_accuracy(confusion: torch.Tensor) -> torch.Tensor:
@@ -86,24 +113,25 @@ def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int,
     The first of a pair is the one mistaken more often; equal sums keep the order of the classes. There are at most
     C (C - 1) / 2 pairs.
     """
-    rows, columns = torch.triu_indices(*confusion.shape, offset=1)
+    num_classes = len(confusion)
+    rows, columns = torch.triu_indices(num_classes, num_classes, offset=1)
     order = (confusion[rows, columns] + confusion[columns, rows]).argsort(descending=True, stable=True)[:k]
     pairs = zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     ordered = [(a, b) if confusion[a, b] >= confusion[b, a] else (b, a) for a, b in pairs]
     return [(a, b, int(confusion[a, b]), int(confusion[b, a])) for a, b in ordered]
 
 
-def label_suspects(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def find_label_issues(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return which labels (N,) a network doubts, bool (N,): confident learning (Northcutt et al., 2021).
 
     A network is confident of a class if it gives it at least the probability that it gives on average to images which
-    carry it as their label. A label is suspect if the likeliest such class is another. The logits must come from a
+    carry it as their label. A label is suspect if the likeliest such class is another one. The logits must come from a
     network that did not train on these labels.
 
     Raises:
         ValueError: there are no logits, or some are not finite.
     """
-    require_finite(logits)
+    _require_finite(logits)
     probability = logits.double().softmax(1)
     own = F.one_hot(labels, logits.shape[1]).bool()
     usual = (probability * own).sum(0) / own.sum(0)  # NaN where no image has the label: never confident of it
@@ -148,15 +176,15 @@ def calibration(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> C
     Raises:
         ValueError: there are none, or some are not finite.
     """
-    require_finite(logits)
+    _require_finite(logits)
     confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
     count = torch.bincount(place, minlength=bins)
-    means = (
+    mean_confidence, accuracy = (
         torch.bincount(place, weights=values.double(), minlength=bins) / count
         for values in (confidence, predicted == labels)
     )
-    return Calibration(*means, count)
+    return Calibration(mean_confidence, accuracy, count)
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -168,7 +196,9 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Raises:
         ValueError: there are no logits, or some are not finite.
     """
-    require_finite(logits)
+    from scipy.optimize import minimize_scalar
+
+    _require_finite(logits)
 
     def loss(log_t: float) -> float:
         return cross_entropy(logits / math.exp(log_t), labels).item()
@@ -176,7 +206,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
 
 
-def require_finite(logits: torch.Tensor) -> None:
+def _require_finite(logits: torch.Tensor) -> None:
     """Raise a ValueError unless there are logits, and all are finite."""
     wrong = torch.nonzero(~logits.isfinite().all(1)).flatten()
     require(len(logits) > 0, "logits", tuple(logits.shape), "at least one row")

@@ -4,6 +4,7 @@ import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,26 +14,56 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
+from numpy.typing import ArrayLike
+
+__all__ = [
+    "PALETTE",
+    "REFERENCE",
+    "SPLIT_COLOURS",
+    "figure_style",
+    "new_axes",
+    "plot_accuracies",
+    "plot_accuracy_by_ratio",
+    "plot_architecture",
+    "plot_channel_histograms",
+    "plot_class_counts",
+    "plot_curve",
+    "plot_dependencies",
+    "plot_embedding",
+    "plot_history",
+    "plot_images",
+    "plot_initial_losses",
+    "plot_intervals",
+    "plot_matrix",
+    "plot_prediction_strip",
+    "plot_published",
+    "plot_reliability",
+    "plot_tradeoff",
+    "plot_variance_spectrum",
+    "plot_verdicts",
+]
 
 PALETTE = sns.color_palette("colorblind")
 SPLIT_COLOURS = {"train": PALETTE[0], "val": PALETTE[1], "test": PALETTE[2]}
-SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
-REFERENCE = {"color": "0.45", "linestyle": "--", "linewidth": 1}
+_SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+REFERENCE: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1}
 
 
 def figure_style() -> None:
     """Set the style of all figures that follow; a notebook calls it once."""
-    settings = {
-        "figure.dpi": 90,
-        "savefig.dpi": 110,
-        "figure.constrained_layout.use": True,
-        "axes.titlesize": 11,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "font.size": 9,
-    }
-    plt.rcParams.update({**sns.axes_style("ticks", {"axes.edgecolor": "0.3"}), **settings})
+    plt.rcParams.update(sns.axes_style("ticks", {"axes.edgecolor": "0.3"}))
+    plt.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "savefig.dpi": 110,
+            "figure.constrained_layout.use": True,
+            "axes.titlesize": 11,
+            "axes.titleweight": "bold",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "font.size": 9,
+        }
+    )
 
 
 def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, np.ndarray]:
@@ -55,7 +86,8 @@ def plot_images(
     ax.set_title(title)
     if len(images) == 0:
         ax.text(0.5, 0.5, "not available: there is none in this data", ha="center", transform=ax.transAxes)
-        return ax.set_axis_off() or ax
+        ax.set_axis_off()
+        return ax
     captions = ["\n".join(textwrap.fill(line, 13) for line in caption.split("\n")) for caption in captions]
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     count, _, height, width = images.shape
@@ -67,8 +99,8 @@ def plot_images(
         canvas[y : y + height, x : x + width] = image
     ax.imshow(canvas, interpolation="nearest")
     for i, caption in enumerate(captions):
-        x, y = (i % columns) * step_x + width / 2, (i // columns) * step_y + height + 1
-        ax.text(x, y, caption, ha="center", va="top", size=6.5, linespacing=0.95)
+        middle, below = (i % columns) * step_x + width / 2, (i // columns) * step_y + height + 1
+        ax.text(middle, below, caption, ha="center", va="top", size=6.5, linespacing=0.95)
     ax.set_yticks([r * step_y + height / 2 for r in range(len(row_names))], row_names, size=8)
     ax.set_xticks([])
     ax.tick_params(length=0)
@@ -86,7 +118,7 @@ def plot_class_counts(counts: Mapping[str, torch.Tensor], title: str, ax: Axes |
     bottom = np.zeros(len(next(iter(counts.values()))))
     for split, values in counts.items():
         exact = f"{values.min()}" if values.min() == values.max() else f"{values.min()}–{values.max()}"
-        label = f"{SPLIT_NAMES[split]}: {exact} in every class"
+        label = f"{_SPLIT_NAMES[split]}: {exact} in every class"
         ax.bar(range(len(values)), values, bottom=bottom, width=1, color=SPLIT_COLOURS[split], label=label, linewidth=0)
         bottom += values.numpy()
     ax.set(xlabel="class number", ylabel="images", title=title, ylim=(0, bottom.max() * 1.45))
@@ -136,7 +168,8 @@ def plot_embedding(
     for c, name in enumerate(names):
         chosen = labels.numpy() == c
         marker = "o^"[c // 10]
-        ax.scatter(*points[chosen].T, s=9, color=colours[c], label=name, marker=marker, alpha=0.75, linewidths=0)
+        x, y = points[chosen].T
+        ax.scatter(x, y, s=9, color=colours[c], label=name, marker=marker, alpha=0.75, linewidths=0)
     ax.set(title=title, xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)", xticks=[], yticks=[])
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, markerscale=1.5)
     return ax
@@ -154,7 +187,7 @@ def plot_accuracies(
         ax.text(np.nan_to_num(value), i, f" {text}", va="center", size=8)
     ax.axvline(100 * chance, **REFERENCE)
     longest = max([100 * chance, *(value for value in values if not math.isnan(value))])
-    ax.set(xlabel=f"{SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title)
+    ax.set(xlabel=f"{_SPLIT_NAMES[split]} accuracy (%); dashed: chance, {chance:.0%}", title=title)
     ax.set_xlim(0, 1.2 * longest)
     ax.invert_yaxis()
     return ax
@@ -187,7 +220,7 @@ def plot_intervals(
     return ax
 
 
-def plot_reliability(calibrations: Mapping[str, object], title: str, ax: Axes | None = None) -> Axes:
+def plot_reliability(calibrations: Mapping[str, Any], title: str, ax: Axes | None = None) -> Axes:
     """Draw how often predictions are right against how probable they were said to be; on the diagonal, honestly.
 
     The area of a point grows with the number of its images.
@@ -225,7 +258,7 @@ def plot_tradeoff(
 
 
 def plot_published(
-    published: Sequence,
+    published: Sequence[Any],
     kinds: Sequence[str],
     ours: Mapping[str, float],
     claims: Mapping[str, float],
@@ -235,7 +268,7 @@ def plot_published(
     """Draw published accuracies over their years, ours as lines, and claims that nobody could check as dotted ones.
 
     Args:
-        published: `claims.Published`, all of one data set.
+        published: `course.decisions.Published`, all of one data set.
         kinds: all there are, each with a colour of its own.
         ours, claims: name to accuracy, a fraction.
     """
@@ -252,21 +285,23 @@ def plot_published(
         ax.axhline(100 * value, color=PALETTE[3], lw=1, ls=":", label=name)
     ax.set(title=title, xlabel="year of publication", ylabel="test accuracy (%)")
     ax.set(xlim=(min(years) - 1, max(years) + 2))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.locator_params(axis="x", integer=True)
     ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 
-def plot_history(history: Sequence, num_classes: int, title: str, axes: Sequence[Axes] | None = None) -> Sequence[Axes]:
+def plot_history(
+    history: Sequence[Any], num_classes: int, title: str, axes: Sequence[Axes] | np.ndarray | None = None
+) -> Sequence[Axes] | np.ndarray:
     """Draw loss, with ln C, and accuracy, with chance, over the epochs of a run, on two axes.
 
     Args:
-        history: `runs.EpochRecord`s.
+        history: `training.EpochRecord`s.
     """
     axes = axes if axes is not None else plt.gcf().subplots(1, 2)
     epochs = [record.epoch for record in history]
     for split in ("train", "val"):
-        style = {"color": SPLIT_COLOURS[split], "marker": "o", "ms": 3, "label": SPLIT_NAMES[split]}
+        style = {"color": SPLIT_COLOURS[split], "marker": "o", "ms": 3, "label": _SPLIT_NAMES[split]}
         axes[0].plot(epochs, [getattr(record, f"{split}_loss") for record in history], **style)
         axes[1].plot(epochs, [100 * getattr(record, f"{split}_accuracy") for record in history], **style)
     axes[0].axhline(math.log(num_classes), label=f"ln {num_classes} = {math.log(num_classes):.3f}", **REFERENCE)
@@ -274,13 +309,13 @@ def plot_history(history: Sequence, num_classes: int, title: str, axes: Sequence
     axes[0].set(xlabel="epoch", ylabel="cross-entropy (nats)", title=f"{title}: loss")
     axes[1].set(xlabel="epoch", ylabel="accuracy (%)", title=f"{title}: accuracy", ylim=(0, None))
     for ax in axes:
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
         ax.legend(frameon=False, fontsize=8)
     return axes
 
 
 def plot_matrix(
-    matrix: np.ndarray,
+    matrix: np.ndarray | torch.Tensor,
     names: Sequence[str],
     title: str,
     *,
@@ -332,9 +367,7 @@ def plot_accuracy_by_ratio(
     return ax
 
 
-def plot_curve(
-    x: Sequence[float], curves: Mapping[str, Sequence[float]], ax: Axes | None = None, **labels: str
-) -> Axes:
+def plot_curve(x: Sequence[float], curves: Mapping[str, ArrayLike], ax: Axes | None = None, **labels: Any) -> Axes:
     """Draw named curves over `x`; further keywords (title, xlabel, ylabel, xscale) go to the axes.
 
     Values of shape (len(x), R) are R repetitions: their mean as a line, from the smallest to the largest as a band.
@@ -437,13 +470,13 @@ def plot_verdicts(
     return ax
 
 
-def plot_architecture(layers: Sequence, title: str, ax: Axes | None = None) -> Axes:
+def plot_architecture(layers: Sequence[Any], title: str, ax: Axes | None = None) -> Axes:
     """Draw what a network makes of an image, one box for each convolution, pool and linear layer, in order.
 
     The height of a box is the side of its output, its width grows with the logarithm of the channels.
 
     Args:
-        layers: rows of `layers.layer_table`.
+        layers: rows of `models.layer_table`.
     """
     ax = ax or plt.gca()
     colours = {"image": "0.6", "convolution": PALETTE[0], "pool": PALETTE[1], "linear": PALETTE[2]}

@@ -13,7 +13,24 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = [
+    "Timer",
+    "autocast",
+    "autocast_dtype",
+    "cpu_has_bfloat16",
+    "deterministic_kernels",
+    "device_name",
+    "doctor",
+    "environment",
+    "environment_line",
+    "make_generator",
+    "median_seconds",
+    "pick_device",
+    "private_randomness",
+    "seed_everything",
+]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def pick_device(name: str | torch.device | None = None) -> torch.device:
@@ -43,7 +60,7 @@ def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype
     bfloat16 where the processor has instructions for it. Everything else: float32.
     """
     if precision != "auto":
-        return DTYPES[precision]
+        return _DTYPES[precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if device.type == "cpu" and cpu_has_bfloat16() else torch.float32
@@ -51,7 +68,7 @@ def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype
 
 def cpu_has_bfloat16() -> bool:
     """Return whether the processor multiplies bfloat16 in hardware (AVX-512 BF16, AMX or Arm BF16)."""
-    read = getattr(torch.cpu, "get_capabilities", dict)
+    read: Callable[[], dict] = getattr(torch.cpu, "get_capabilities", dict)
     capabilities = read()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))
 
@@ -102,7 +119,7 @@ def deterministic_kernels(enabled: bool):
         torch.backends.cudnn.benchmark = before[1]
 
 
-def synchronize(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that a clock read next tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -118,12 +135,12 @@ class Timer:
         self.seconds = float("nan")
 
     def __enter__(self) -> "Timer":
-        synchronize(self.device)
+        _synchronize(self.device)
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, *_) -> None:
-        synchronize(self.device)
+        _synchronize(self.device)
         self.seconds = time.perf_counter() - self._start
 
 
@@ -166,7 +183,7 @@ def median_seconds(action: Callable[[], object], repeats: int = 5) -> float:
     return statistics.median(seconds)
 
 
-def matmul_rate(threads: int, dtype: torch.dtype = torch.float32, size: int = 768) -> float:
+def _matmul_rate(threads: int, dtype: torch.dtype = torch.float32, size: int = 768) -> float:
     """Return the GFLOP/s of a square matrix product on `threads` CPU threads; the thread count is restored."""
     before = torch.get_num_threads()
     a = torch.ones(size, size, dtype=dtype)
@@ -181,13 +198,13 @@ def doctor() -> list[tuple[str, str, str]]:
     """Return rows (what, found, advice) on this machine; the advice is empty where all is well."""
     device = pick_device()
     counts = sorted({1, torch.get_num_threads()})
-    rates = {n: matmul_rate(n) for n in counts}
+    rates = {n: _matmul_rate(n) for n in counts}
     slow = rates[counts[-1]] < rates[1]
     busy = "the cores are busy: OMP_NUM_THREADS=1 will be faster" if slow else ""
     cuda = "" if device.type == "cuda" else "no GPU: the laptop profile needs about ten minutes a notebook"
     rows = [("environment", environment_line(device), ""), ("device", device_name(device), cuda)]
     rows += [("threads", " · ".join(f"{n}: {rate:.0f} GFLOP/s" for n, rate in rates.items()), busy)]
     if device.type == "cpu":
-        rates16 = matmul_rate(counts[-1], torch.bfloat16) / rates[counts[-1]]
+        rates16 = _matmul_rate(counts[-1], torch.bfloat16) / rates[counts[-1]]
         rows += [("bfloat16", f"{'yes' if cpu_has_bfloat16() else 'no'}, {rates16:.1f} x the float32 rate", "")]
     return rows

@@ -1,4 +1,4 @@
-"""The file a competition asks for: written whole, checked row by row, and scored by whoever holds the key.
+"""The file that a competition asks for: written whole, checked row by row, and scored with the hidden labels.
 
 Predictions are joined with ids, never with positions.
 """
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import torch
 
-from cifar_helpers.arguments import require
-from cifar_helpers.storage import write_whole
+from cifar_helpers._arguments import require
+from cifar_helpers._storage import write_whole
+
+__all__ = ["HEADER", "check_submission", "score_submission", "write_submission"]
 
 HEADER = ("Id", "Prediction1")
-BOM = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
 
 
 def write_submission(
@@ -27,15 +29,17 @@ def write_submission(
     count: int = 10_000,
     header: tuple[str, str] = HEADER,
 ) -> Path:
-    """Write one row for each id, in the order of the ids, and return the path; an old file is replaced whole or kept.
+    """Write one row for each id, in the order of the ids, and return the path; an old submission is replaced whole.
 
     Args:
         ids: int64 (N,), every number from 0 to count - 1 once, in any order.
         predicted: int64 (N,), the class of each.
 
     Raises:
-        ValueError: ids are missing or doubled, or predictions are no class numbers; nothing was written.
+        ValueError: ids are missing or doubled, predictions are no class numbers, or the path is that of a file which
+            does not begin with the header; nothing was written.
     """
+    path = Path(path)
     for name, values in (("ids", ids), ("predicted", predicted)):
         require(values.dtype == torch.int64, name, values.dtype, "torch.int64: values.long()")
         require(values.shape == (count,), name, tuple(values.shape), f"({count},), one for each image")
@@ -43,12 +47,24 @@ def write_submission(
     require(len(wrong) == 0, "ids", f"sorted, at place {wrong[:1].tolist()}", f"each of 0 to {count - 1} once")
     wrong = torch.nonzero((predicted < 0) | (predicted >= num_classes)).flatten()
     require(len(wrong) == 0, "predicted", predicted[wrong[:1]].tolist(), f"0 to {num_classes - 1}")
+    _refuse_foreign(path, header)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(header)
     rows.writerows(zip(range(count), predicted[ids.argsort()].tolist(), strict=True))
-    write_whole(Path(path), text.getvalue().encode())
-    return Path(path)
+    write_whole(path, text.getvalue().encode())
+    return path
+
+
+def _refuse_foreign(path: Path, header: tuple[str, str]) -> None:
+    """Raise a ValueError if there is a file and its first line is not the header: it is no submission of ours."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        lines = _read_rows(file.readline())
+    expected = ",".join(header)
+    allowed = f"this file does not begin with {expected!r} and is not overwritten; choose another path"
+    require(lines[:1] == [list(header)], "path", str(path), allowed)
 
 
 def check_submission(
@@ -60,28 +76,28 @@ def check_submission(
         FileNotFoundError: there is no such file.
     """
     content = Path(path).read_bytes()
-    faults = ["line 1: begins with a byte order mark; save as UTF-8 without BOM"] * content.startswith(BOM)
+    faults = ["line 1: begins with a byte order mark; save as UTF-8 without BOM"] * content.startswith(_BOM)
     if b"\r" in content:
         line = content[: content.index(b"\r")].count(b"\n") + 1
         faults.append(f"line {line}: ends in CR, as on Windows; expected LF alone")
-    lines = read_rows(content)
+    lines = _read_rows(content)
     if not lines or tuple(lines[0]) != tuple(header):
         faults.append(f"line 1: the header is {','.join(lines[0]) if lines else ''!r}; expected {','.join(header)!r}")
     ids = []
     for number, cells in enumerate(lines[1:], start=2):
-        faults += [f"line {number}: {fault}" for fault in row_faults(cells, num_classes, count)]
-        ids += [(number, int(cells[0]))] if cells and is_whole(cells[0]) else []
-    return faults + id_faults(ids, count, len(lines) + 1)
+        faults += [f"line {number}: {fault}" for fault in _row_faults(cells, num_classes, count)]
+        ids += [(number, int(cells[0]))] if cells and _is_whole(cells[0]) else []
+    return faults + _id_faults(ids, count, len(lines) + 1)
 
 
-def read_rows(content: bytes) -> list[list[str]]:
+def _read_rows(content: bytes) -> list[list[str]]:
     """Return the cells of every line, each line by itself: a quote that is never closed spoils no other."""
-    text = content.removeprefix(BOM).decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = content.removeprefix(_BOM).decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     lines = text.split("\n")
-    return [read_cells(line) for line in (lines[:-1] if lines[-1] == "" else lines)]
+    return [_read_cells(line) for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 
-def read_cells(line: str) -> list[str]:
+def _read_cells(line: str) -> list[str]:
     """Return the cells of a line; one that is no CSV is a cell by itself."""
     try:
         return next(csv.reader([line], strict=True), [])
@@ -89,26 +105,26 @@ def read_cells(line: str) -> list[str]:
         return [line]
 
 
-def row_faults(cells: list[str], num_classes: int, count: int) -> list[str]:
+def _row_faults(cells: list[str], num_classes: int, count: int) -> list[str]:
     """Return what is wrong with the cells of one row."""
     if len(cells) != 2:
         return [f"has {len(cells)} cells; expected an id and a class"]
     limits = (("id", count), ("class", num_classes))
     found = []
     for (what, limit), cell in zip(limits, cells, strict=True):
-        if not is_whole(cell):
+        if not _is_whole(cell):
             found.append(f"the {what} is {cell!r}; expected a whole number")
         elif not 0 <= int(cell) < limit:
             found.append(f"the {what} is {cell}; expected 0 to {limit - 1}")
     return found
 
 
-def is_whole(cell: str) -> bool:
+def _is_whole(cell: str) -> bool:
     """Return whether a cell holds nothing but a whole number in plain digits, as anyone would write it."""
     return re.fullmatch(r"0|-?[1-9][0-9]{0,8}", cell) is not None
 
 
-def id_faults(ids: list[tuple[int, int]], count: int, end: int) -> list[str]:
+def _id_faults(ids: list[tuple[int, int]], count: int, end: int) -> list[str]:
     """Return which ids are doubled or missing, and where their order breaks.
 
     Args:
@@ -141,5 +157,5 @@ def score_submission(
     faults = check_submission(path, num_classes, count=len(labels), header=header)
     if faults:
         raise ValueError(f"{path} has {len(faults)} faults: {'; '.join(faults[:3])}")
-    predicted = {int(i): int(c) for i, c in read_rows(Path(path).read_bytes())[1:]}
+    predicted = {int(i): int(c) for i, c in _read_rows(Path(path).read_bytes())[1:]}
     return sum(predicted[i] == label for i, label in enumerate(labels.tolist())) / len(labels)

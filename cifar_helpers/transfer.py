@@ -1,6 +1,6 @@
-"""Pretrained networks: what belongs to one, how it is frozen, and what its features are worth.
+"""Pretrained networks: what belongs to one, how it is frozen, and how good its features are.
 
-A `Backbone` carries its own normalisation and input size. Sources: a network of one's own, trained on other data, and
+A `Backbone` carries its own normalisation and input size. Sources: a network that you trained on other data, and
 torchvision's ResNet-18 with ImageNet weights.
 """
 
@@ -12,23 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from cifar_helpers.arguments import require, require_choice
-from cifar_helpers.augment import Normaliser, resize
+from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._hashing import SHORT, hash_json, hash_tensors
+from cifar_helpers._storage import CheckpointError, load_tensors, save_tensors
 from cifar_helpers.classify import load_model
-from cifar_helpers.config import digest
-from cifar_helpers.data import Batches, DataError, Split, hash_tensors
-from cifar_helpers.official import reachable_mirrors
+from cifar_helpers.data.batches import Batches
+from cifar_helpers.data.datasets import Split
+from cifar_helpers.data.download import DataError, reachable_mirrors
+from cifar_helpers.data.transforms import Normaliser, resize
 from cifar_helpers.runtime import make_generator
-from cifar_helpers.storage import CheckpointError, load_checkpoint, save_checkpoint
-from cifar_helpers.train import check_normaliser, predict
+from cifar_helpers.training.evaluation import check_normaliser, predict
 
-IMAGENET = ResNet18_Weights.IMAGENET1K_V1
+__all__ = [
+    "TRAINED",
+    "Backbone",
+    "Frozen",
+    "Resize",
+    "TransferModel",
+    "compute_features",
+    "cut_head",
+    "draw_labelled",
+    "imagenet_backbone",
+    "linear_probe",
+    "load_backbone",
+    "make_transfer_model",
+    "own_backbone",
+]
+
+_IMAGENET = ResNet18_Weights.IMAGENET1K_V1
 TRAINED = ("head", "last stage", "all")
 
 
@@ -55,7 +69,7 @@ class Backbone:
     @property
     def sha256(self) -> str:
         """SHA-256 of weights and buffers: the same network, the same value."""
-        return hash_tensors(*self.body.state_dict().values())
+        return hash_tensors(self.body.state_dict().values())
 
 
 class Resize(nn.Module):
@@ -67,6 +81,20 @@ class Resize(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return resize(images, self.size)
+
+
+class TransferModel(nn.Sequential):
+    """A backbone with a new head; `make_transfer_model` makes it.
+
+    Attributes:
+        normaliser: that of the backbone; `fit` and `predict` refuse batches of another one.
+        image_size: side in pixels to which every image is scaled.
+        spec: what a checkpoint compares: the backbone and what of it is trained.
+    """
+
+    normaliser: Normaliser
+    image_size: int
+    spec: dict[str, str]
 
 
 class Frozen(nn.Sequential):
@@ -83,19 +111,20 @@ class Frozen(nn.Sequential):
 # --- where backbones come from ---
 
 
-def cut_head(model: nn.Sequential, normaliser: Normaliser, source: str, image_size: int = 32) -> Backbone:
+def cut_head(model: nn.Module, normaliser: Normaliser, source: str, image_size: int = 32) -> Backbone:
     """Return a copy of a network from `models` up to its last linear layer; the last stage is two layers.
 
     Raises:
         ValueError: the network has no children that end in a linear layer, or fewer than three layers.
     """
-    linear = [i for i, child in enumerate(model.children()) if isinstance(child, nn.Linear)]
-    sequential = isinstance(model, nn.Sequential) and bool(linear)
+    heads = [(i, child) for i, child in enumerate(model.children()) if isinstance(child, nn.Linear)]
+    sequential = isinstance(model, nn.Sequential) and bool(heads)
     require(sequential, "model", type(model).__name__, "a Sequential with a linear layer as its head")
-    body = copy.deepcopy(model[: linear[-1]]).cpu()
+    place, head = heads[-1]
+    body = copy.deepcopy(nn.Sequential(*list(model.children())[:place])).cpu()
     layers = [i for i, child in enumerate(body) if any(p.ndim >= 2 for p in child.parameters())]
     require(len(layers) >= 2, "model", type(model).__name__, "at least two layers with weights before its head")
-    return Backbone(body, model[linear[-1]].in_features, layers[-2], normaliser, image_size, source)
+    return Backbone(body, head.in_features, layers[-2], normaliser, image_size, source)
 
 
 def own_backbone(checkpoint: str | Path, source: str) -> Backbone:
@@ -119,16 +148,16 @@ def imagenet_backbone(folder: str | Path, image_size: int = 224, fetch: bool = F
         DataError: the file is not there, and was not to be fetched or could not be.
         CheckpointError: it is not the official file.
     """
-    name = IMAGENET.url.rsplit("/", 1)[-1]
+    name = _IMAGENET.url.rsplit("/", 1)[-1]
     path = Path(folder) / name
     if not path.exists():
         if not fetch:
-            raise DataError(f"{path} is not there. Fetch {IMAGENET.url} by hand and put it there, or pass fetch=True.")
-        fetch_weights(path)
-    return load_backbone(path, official_hash(name), image_size)
+            raise DataError(f"{path} is not there. Fetch {_IMAGENET.url} by hand and put it there, or pass fetch=True.")
+        _fetch_weights(path)
+    return load_backbone(path, _official_hash(name), image_size)
 
 
-def fetch_weights(path: Path) -> None:
+def _fetch_weights(path: Path) -> None:
     """Fetch torchvision's file to `path`, whole or not at all.
 
     Raises:
@@ -138,14 +167,14 @@ def fetch_weights(path: Path) -> None:
 
     downloader = pooch.HTTPDownloader(timeout=10)
     try:
-        if not reachable_mirrors((IMAGENET.url,)):
+        if not reachable_mirrors((_IMAGENET.url,)):
             raise OSError("no connection")
-        pooch.retrieve(IMAGENET.url, None, path.name, path.parent, downloader=downloader)
+        pooch.retrieve(_IMAGENET.url, None, path.name, path.parent, downloader=downloader)
     except (OSError, ValueError) as error:
-        raise DataError(f"{IMAGENET.url} could not be fetched ({error}). Put it by hand at {path}.") from error
+        raise DataError(f"{_IMAGENET.url} could not be fetched ({error}). Put it by hand at {path}.") from error
 
 
-def official_hash(name: str) -> str:
+def _official_hash(name: str) -> str:
     """Return the first digits of a file's SHA-256, which torchvision writes into its name: resnet18-f37072fd.pth."""
     return name.rsplit("-", 1)[-1].split(".")[0]
 
@@ -175,7 +204,7 @@ def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backb
         first = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} does not hold the weights of torchvision's ResNet-18: {first}") from error
     *stages, head = network.children()
-    facts = IMAGENET.transforms()
+    facts = _IMAGENET.transforms()
     normaliser = Normaliser(tuple(facts.mean), tuple(facts.std))
     body = nn.Sequential(*stages, nn.Flatten())
     last = max(i for i, stage in enumerate(stages) if any(p.ndim >= 2 for p in stage.parameters()))
@@ -185,7 +214,7 @@ def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backb
 # --- networks made of them ---
 
 
-def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all") -> nn.Sequential:
+def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all") -> TransferModel:
     """Return a copy of the backbone with a new head: images (N, 3, S, S) of any size S in, logits (N, C) out.
 
     The head brings the features to one scale, so that a learning rate suits any backbone, and begins at zero: the first
@@ -207,8 +236,9 @@ def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all"
     nn.init.zeros_(head.bias)
     frozen = [Frozen(*body[:begin])] if begin else []
     scale = nn.BatchNorm1d(backbone.num_features, momentum=0.4, affine=False)  # for short trainings
-    model = nn.Sequential(Resize(backbone.image_size), *frozen, *body[begin:], scale, head)
+    model = TransferModel(Resize(backbone.image_size), *frozen, *body[begin:], scale, head)
     model.normaliser, model.image_size = backbone.normaliser, backbone.image_size
+    model.spec = {"name": "transfer", "backbone": backbone.sha256[:SHORT], "train": train}
     return model
 
 
@@ -224,16 +254,15 @@ def compute_features(
         ValueError: the batches are normalised otherwise than the backbone's images were.
     """
     body = nn.Sequential(Resize(backbone.image_size), copy.deepcopy(backbone.body)).to(batches.device)
-    body.normaliser = backbone.normaliser
-    check_normaliser(body, batches)
-    key = digest([repr(body), backbone.sha256, backbone.normaliser.mean, backbone.normaliser.std, batches.sha256])
+    check_normaliser(backbone, batches)
+    key = hash_json([repr(body), backbone.sha256, backbone.normaliser.mean, backbone.normaliser.std, batches.sha256])
     path = folder and Path(folder) / f"features-{key}.safetensors"
     if path and path.exists():
-        tensors, _ = load_checkpoint(path)
+        tensors, _ = load_tensors(path)
         return tensors["features"], tensors["labels"]
     features, labels = predict(body, batches)
     if path:
-        save_checkpoint(path, {"features": features, "labels": labels}, {"source": backbone.source})
+        save_tensors(path, {"features": features, "labels": labels}, {"source": backbone.source})
     return features, labels
 
 
@@ -247,6 +276,10 @@ def linear_probe(
     Args:
         strengths: scikit-learn's C, the inverse of the penalty; the best on validation is taken.
     """
+    from sklearn.linear_model import LogisticRegression  # here, because a second of import is for this function alone
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     (x, y), (val_x, val_y) = ([t.numpy() for t in pair] for pair in (train, val))
     probes = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=200)) for c in strengths}
     return max((float(probe.fit(x, y).score(val_x, val_y)), c) for c, probe in probes.items())

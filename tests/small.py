@@ -1,13 +1,31 @@
 """Small data that several test files share."""
 
 import torch
+from torch import nn
 
-from cifar_helpers import synthetic
-from cifar_helpers.augment import Normaliser
-from cifar_helpers.data import Batches, Split
+from cifar_helpers.data import synthetic
+from cifar_helpers.data.batches import Batches
+from cifar_helpers.data.datasets import Split
+from cifar_helpers.data.transforms import Flip, Normaliser, PadCrop
 from cifar_helpers.runtime import make_generator
+from cifar_helpers.training.config import TrainConfig
 
 NAMES = ("ant", "bee", "cat", "dog")
+TINY = TrainConfig(epochs=4, batch_size=16, lr=0.05, augment=(Flip(), PadCrop(1)), precision="float32")
+
+
+def tiny_net(batchnorm: bool = True, dropout: float = 0.2) -> nn.Module:
+    """Return a network with everything that has state: BatchNorm's buffers and dropout's randomness."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norm = nn.BatchNorm2d(4) if batchnorm else nn.Identity()
+        return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(144, 4))
+
+
+def equal_weights(a: nn.Module, b: nn.Module) -> bool:
+    """Return whether two networks are equal to the last bit."""
+    x, y = a.state_dict(), b.state_dict()
+    return x.keys() == y.keys() and all(torch.equal(x[key], y[key]) for key in x)
 
 
 def random_split(count: int = 40, name: str = "train", size: int = 8, seed: int = 0) -> Split:
@@ -25,8 +43,8 @@ def small_batches(count: int = 64, device: str = "cpu") -> tuple[Batches, Batche
     return Batches(train, normaliser, device, eval_batch_size=8), Batches(val, normaliser, device, eval_batch_size=8)
 
 
-def stand_in_split(count: int, num_classes: int, name: str) -> Split:
-    """Return images of the stand-in, without a file."""
+def synthetic_split(count: int, num_classes: int, name: str) -> Split:
+    """Return synthetic images, without a file."""
     generator = make_generator("ladder", name, num_classes)
     labels = synthetic.make_labels(count, num_classes, generator)
     images = synthetic.make_images(labels, num_classes, generator)

@@ -3,7 +3,7 @@ import pytest
 import torch
 from small import random_split
 
-from cifar_helpers.baselines import (
+from cifar_helpers.course.baselines import (
     components_for,
     cross_validated_probabilities,
     embed_tsne,

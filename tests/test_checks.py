@@ -5,20 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import stand_in_split
+from small import synthetic_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from cifar_helpers import checks, mutants, train
-from cifar_helpers.augment import Normaliser
-from cifar_helpers.checks import CHECKS, Check, Pipeline, dependency_matrix, run_checks
-from cifar_helpers.data import Batches, Split, make_batches
-from cifar_helpers.models import make_model
+from cifar_helpers import checks
+from cifar_helpers._hashing import hash_tensors
+from cifar_helpers.checks import mutants
+from cifar_helpers.checks.checks import CHECKS, Check, Pipeline, dependency_matrix, run_checks
+from cifar_helpers.data.batches import Batches, make_batches
+from cifar_helpers.data.datasets import Split
+from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.training.evaluation import evaluate
 
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Batches, Batches]:
-    return make_batches(stand_in_split(4000, 10, "train"), stand_in_split(1000, 10, "val"), "cpu")
+    return make_batches(synthetic_split(4000, 10, "train"), synthetic_split(1000, 10, "val"), "cpu")
 
 
 def good_pipeline(name: str, data: tuple[Batches, Batches], image_size: int = 32) -> Pipeline:
@@ -74,7 +78,7 @@ def test_bugs_of_batchnorm_are_caught_by_the_check_made_for_them(data, mutant):
 @pytest.mark.parametrize("name", ["cnn", "cnn_bn"])
 def test_the_matrix_of_convolutional_networks(name):
     """On images of half the size, which take a quarter of the time."""
-    splits = [halved(stand_in_split(count, 10, part)) for part, count in (("train", 4000), ("val", 1000))]
+    splits = [halved(synthetic_split(count, 10, part)) for part, count in (("train", 4000), ("val", 1000))]
     good = good_pipeline(name, make_batches(*splits, "cpu"), image_size=16)
     found = {bug: mutants.caught_by(verdicts) for bug, verdicts in mutants.run_matrix(good).items()}
     assert found.pop("good") == []
@@ -96,11 +100,11 @@ def test_convolutional_networks_pass(data, name, capsys):
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> list:
     """Return all that a check might have touched, as values that can be compared."""
     return [
-        [(name, checks.short_hash([tensor])) for name, tensor in model.state_dict().items()],
+        [(name, hash_tensors([tensor])) for name, tensor in model.state_dict().items()],
         [module.training for module in model.modules()],
         [p.requires_grad for p in model.parameters()],
-        [None if p.grad is None else checks.short_hash([p.grad]) for p in model.parameters()],
-        [[checks.short_hash([v]) for v in state.values() if v is not None] for state in optimizer.state.values()],
+        [None if p.grad is None else hash_tensors([p.grad]) for p in model.parameters()],
+        [[hash_tensors([v]) for v in state.values() if v is not None] for state in optimizer.state.values()],
         random.getstate(),
         np.random.get_state()[1].tolist(),
         torch.get_rng_state().tolist(),
@@ -135,7 +139,7 @@ def test_the_dependency_matrix_shows_what_batchnorm_leaks_and_restores_it():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-# --- the reader's own parts ---
+# --- your own parts ---
 
 
 class OwnNet(nn.Module):
@@ -159,11 +163,11 @@ def own_loop(model, batches, optimizer, loss):
 
 
 def as_tensors(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = zip(*batches, strict=True)
+    images, labels = zip(*batches.ordered(), strict=True)
     return torch.cat(images), torch.cat(labels)
 
 
-def test_a_model_a_loop_and_a_data_loader_of_ones_own(data, capsys):
+def test_your_own_model_loop_and_data_loader(data, capsys):
     loaders = [
         DataLoader(TensorDataset(*as_tensors(part)), 200, shuffle=s) for part, s in zip(data, (1, 0), strict=True)
     ]
@@ -175,7 +179,7 @@ def test_a_model_a_loop_and_a_data_loader_of_ones_own(data, capsys):
 
 
 def test_two_lists_of_batches_keep_their_order(data):
-    lists = [list(part) for part in data]
+    lists = [list(part.ordered()) for part in data]
     assert checks.check_seed(Pipeline(make_model("mlp", width=1 / 8), *lists)).passed
 
 
@@ -197,7 +201,7 @@ def test_model_and_batches_on_two_devices_are_named(data):
 
 
 def test_batches_that_are_empty_or_gone_after_one_pass_are_named(data):
-    lists = [list(part) for part in data]
+    lists = [list(part.ordered()) for part in data]
     for bad, named in [(([], lists[1]), "train"), ((lists[0], []), "val"), ((iter(lists[0]), lists[1]), "train")]:
         with pytest.raises(ValueError, match=f"{named}='no batch' is not allowed"):
             run_checks(make_model("linear"), bad)
@@ -235,13 +239,13 @@ def test_functional_dropout_and_a_bias_that_batchnorm_cancels_are_no_bugs(data):
     assert checks.check_movement(Pipeline(frozen, *data, make_optimizer=sgd)).passed
 
 
-def test_few_or_unequal_validation_images_are_not_judged(data):
+def test_few_validation_images_are_not_evaluated(data):
     few = [(images[:50], labels[:50]) for images, labels in list(data[1])[:1]]
     assert checks.check_baselines(Pipeline(make_model("linear"), data[0], few)).passed is None
 
 
 def test_a_percentage_is_not_taken_for_a_fraction(data):
-    percent = lambda model, batches: Sums100(train.evaluate(model, batches))  # noqa: E731
+    percent = lambda model, batches: Sums100(evaluate(model, batches))  # noqa: E731
     found = checks.check_baselines(Pipeline(make_model("linear"), *data, evaluate=percent))
     assert found.passed is False
     assert "a fraction, no percentage" in found.why
@@ -310,7 +314,7 @@ def test_a_failure_says_what_to_look_for(matrix, bug, check, words):
 
 
 def test_a_loader_sorted_by_class_is_named():
-    split = stand_in_split(1000, 10, "train")
+    split = synthetic_split(1000, 10, "train")
     ordered = split.select(split.labels.argsort())
     batches = [(Normaliser.fit(split)(ordered.images), ordered.labels)]
     found = checks.check_batches(Pipeline(make_model("linear"), batches, batches))

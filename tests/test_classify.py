@@ -1,5 +1,3 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -7,14 +5,15 @@ from PIL import Image
 from small import NAMES, random_split, small_batches
 from torch import nn
 
-from cifar_helpers.augment import to_square
+from cifar_helpers._storage import CheckpointError
 from cifar_helpers.classify import load_model
-from cifar_helpers.config import TrainConfig
-from cifar_helpers.models import make_model
-from cifar_helpers.storage import CheckpointError
-from cifar_helpers.train import fit, predict
+from cifar_helpers.data.transforms import to_square
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.evaluation import predict
+from cifar_helpers.training.loop import fit
 
-CONFIG = TrainConfig(model="cnn_bn", width=0.1, epochs=3, batch_size=16, lr=0.02, precision="float32")
+CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.02, precision="float32")
 
 
 def picture(brightness: int, size=(40, 30)) -> Image.Image:
@@ -100,9 +99,9 @@ def test_a_photograph_taken_sideways_is_turned_upright(tmp_path):
     assert square[:, :, :3].mean() < 15
 
 
-def test_a_model_of_ones_own_is_refused_with_advice(tmp_path):
+def test_your_own_model_is_refused_with_advice(tmp_path):
     path = tmp_path / "own.safetensors"
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    fit(net, *small_batches(), dataclasses.replace(CONFIG, model="custom"), checkpoint=path)
+    fit(net, *small_batches(), CONFIG, checkpoint=path)
     with pytest.raises(CheckpointError, match="how to build its network"):
         load_model(path)

@@ -9,9 +9,9 @@ from cifar_helpers.metrics import (
     confused_pairs,
     confusion_matrix,
     cross_entropy,
+    find_label_issues,
     fit_temperature,
     label_ranks,
-    label_suspects,
     per_class_accuracy,
     sums,
     top_k_accuracy,
@@ -50,7 +50,7 @@ def test_top_k_counts_the_label_among_the_highest():
     assert label_ranks(LOGITS, LABELS).tolist() == [0, 0, 1, 2]
 
 
-def test_a_rank_of_zero_is_a_hit_of_argmax_also_among_equals_and_without_numbers():
+def test_a_rank_of_zero_is_the_argmax_also_among_equals_and_without_numbers():
     logits = torch.tensor([[1.0, 1.0], [1.0, 1.0], [math.nan, 0.0], [math.nan, 0.0], [0.0, math.nan]])
     labels = torch.tensor([0, 1, 0, 1, 0])
     assert ((label_ranks(logits, labels) == 0) == (logits.argmax(1) == labels)).all()
@@ -59,7 +59,22 @@ def test_a_rank_of_zero_is_a_hit_of_argmax_also_among_equals_and_without_numbers
 def test_confusion_has_labels_in_rows():
     confusion = confusion_matrix(LOGITS.argmax(1), LABELS, 3)
     assert confusion.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0]]
+    assert confusion.dtype == torch.int64
     assert per_class_accuracy(confusion).tolist() == [0.5, 1.0, 0.0]
+    assert confusion_matrix(LOGITS.argmax(1), LABELS, 4).tolist()[3] == [0, 0, 0, 0]  # a class that never occurs
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "words"),
+    [
+        ([0, 3], [0, 1], r"predicted=\[3\] is not allowed: classes 0 to 2"),
+        ([0, 1], [0, -100], r"labels=\[-100\]"),
+        ([], [], "at least one"),
+    ],
+)
+def test_a_class_that_does_not_exist_is_not_left_out_of_the_confusion(predicted, labels, words):
+    with pytest.raises(ValueError, match=words):
+        confusion_matrix(torch.tensor(predicted), torch.tensor(labels), 3)
 
 
 def test_a_superclass_has_the_probability_of_its_members():
@@ -114,9 +129,9 @@ def test_a_planted_label_error_is_suspect_and_honest_doubt_is_not():
     logits[0] = torch.tensor([1.0, 1.2, 1.0])  # wrong, and not sure of it
     wrong = labels.clone()
     wrong[7] = (labels[7] + 1) % 3
-    assert torch.nonzero(label_suspects(logits, wrong)).flatten().tolist() == [7]
-    assert not label_suspects(logits, labels).any()
+    assert torch.nonzero(find_label_issues(logits, wrong)).flatten().tolist() == [7]
+    assert not find_label_issues(logits, labels).any()
 
 
 def test_a_class_without_images_makes_no_label_suspect():
-    assert not label_suspects(torch.eye(3), torch.tensor([0, 1, 1])).any()
+    assert not find_label_issues(torch.eye(3), torch.tensor([0, 1, 1])).any()

@@ -1,11 +1,22 @@
+import json
+
 import pytest
 import torch
 from small import random_split
 from torch import nn
 
-from cifar_helpers.config import TrainConfig
-from cifar_helpers.data import make_batches
-from cifar_helpers.models import ACTIVATIONS, MODELS, build_model, count_parameters, dirac_conv, make_model, whiten
+from cifar_helpers.data.batches import make_batches
+from cifar_helpers.models.networks import (
+    ACTIVATIONS,
+    MODELS,
+    Described,
+    ModelConfig,
+    _dirac_conv,
+    build_model,
+    make_model,
+    whiten,
+)
+from cifar_helpers.models.summary import count_parameters
 
 PARAMETERS = {
     "linear": 30_730, "mlp": 3_805_450, "basenet": 85_082, "lenet": 1_114_196, "cnn": 2_177_482, "cnn_bn": 2_178_346,
@@ -65,6 +76,8 @@ def test_bad_arguments_are_named(arguments, words):
         ({"activation": "Relu"}, "Did you mean 'relu'"),
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"dropout": -0.1}, "dropout"),
+        ({"width": 0.0}, "width=0.0 is not allowed"),
+        ({"image_size": 7}, "image_size=7"),
     ],
 )
 def test_bad_options_are_named(options, words):
@@ -92,15 +105,55 @@ def test_a_plain_network_lacks_the_shortcuts_and_nothing_else():
     assert not torch.allclose(plain.eval()(images), residual.eval()(images))
 
 
-def test_a_configuration_builds_its_network_for_the_classes_of_the_batches():
-    batches, _ = make_batches(random_split(), random_split(name="val"), "cpu")
-    config = TrainConfig(model="fast", width=0.1, seed=3, dropout=0.1, activation="relu")
-    model = build_model(config, batches)
-    assert {key: model.spec[key] for key in ("name", "width", "seed", "dropout", "activation")} == {
-        "name": "fast", "width": 0.1, "seed": 3, "dropout": 0.1, "activation": "relu",
-    }  # fmt: skip
-    assert model.spec["num_classes"] == len(batches.class_names)
-    assert not torch.equal(model[0].weight, make_model("fast", model.spec["num_classes"], width=0.1, seed=3)[0].weight)
+def test_a_configuration_builds_its_network_for_the_classes_and_the_size_of_the_batches():
+    train = random_split(size=16)
+    batches, _ = make_batches(train, random_split(name="val", size=16), "cpu")
+    config = ModelConfig("fast", width=0.1, dropout=0.1, activation="relu")
+    model = build_model(config, batches, seed=3)
+    assert model.spec == config.to_dict() | {"num_classes": len(train.class_names), "image_size": 16, "seed": 3}
+    twin = make_model(**model.spec)
+    assert not torch.equal(model[0].weight, twin[0].weight)
+    whiten(twin, batches.normaliser(train.images))  # in their order, whatever the shuffled batches begin with
+    assert all(torch.equal(value, twin.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_a_configuration_goes_through_json_and_back():
+    config = ModelConfig("nine", width=0.5, dropout=0.2, activation="gelu")
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert ModelConfig.from_dict({"name": "cnn"}) == ModelConfig("cnn")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": "cnnbn"}, "Did you mean 'cnn_bn'"),
+        ({"name": 3}, "name=3 is not known"),
+        ({"name": ["cnn"]}, "is not known"),
+        ({"width": 0}, "width=0 is not allowed: a positive factor"),
+        ({"width": -0.5}, "width=-0.5"),
+        ({"width": float("inf")}, "width=inf"),
+        ({"width": float("nan")}, "width=nan"),
+        ({"width": "0.5"}, "width='0.5'"),
+        ({"width": True}, "width=True"),
+        ({"dropout": 1.0}, "dropout=1.0 is not allowed: a probability"),
+        ({"dropout": None}, "dropout=None"),
+        ({"activation": "Relu"}, "Did you mean 'relu'"),
+        ({"widht": 0.5}, "Did you mean 'width'"),
+    ],
+)
+def test_a_configuration_that_builds_no_network_is_refused_when_it_is_made(fields, words):
+    with pytest.raises(ValueError, match=words):
+        ModelConfig.from_dict({"name": "mlp"} | fields)
+
+
+def test_a_configuration_without_a_name_is_refused():
+    with pytest.raises(ValueError, match="the name of a network"):
+        ModelConfig.from_dict({"width": 1.0})
+
+
+def test_a_network_can_be_told_from_one_without_a_description():
+    assert isinstance(make_model("linear"), Described)
+    assert not isinstance(nn.Sequential(nn.Linear(2, 2)), Described)
 
 
 def test_an_image_that_pools_away_is_refused():
@@ -140,8 +193,8 @@ def test_a_whitened_stem_gives_uncorrelated_outputs_of_one_size():
 
 def test_dirac_convolutions_begin_by_passing_their_input_on():
     images = torch.randn(2, 6, 5, 5)
-    assert torch.allclose(dirac_conv(6, 8)(images)[:, :6], images, atol=1e-6)
-    assert torch.allclose(dirac_conv(6, 4)(images), images[:, :4], atol=1e-6)
+    assert torch.allclose(_dirac_conv(6, 8)(images)[:, :6], images, atol=1e-6)
+    assert torch.allclose(_dirac_conv(6, 4)(images), images[:, :4], atol=1e-6)
 
 
 def test_the_fast_network_takes_several_sizes_and_trains_no_factor_of_batchnorm():

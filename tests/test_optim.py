@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_helpers.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+from cifar_helpers.training.optim import lr_factor, make_optimizer, parameter_groups, set_lr
 
 NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
 

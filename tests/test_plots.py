@@ -7,11 +7,11 @@ import torch
 from small import NAMES, random_split
 
 from cifar_helpers import plots
-from cifar_helpers.claims import KINDS, PUBLISHED
-from cifar_helpers.layers import layer_table
+from cifar_helpers.course.decisions import KINDS, PUBLISHED
 from cifar_helpers.metrics import calibration
-from cifar_helpers.models import make_model
-from cifar_helpers.runs import EpochRecord
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.models.summary import layer_table
+from cifar_helpers.training.records import EpochRecord
 
 plt.switch_backend("agg")
 SPLIT = random_split(24)

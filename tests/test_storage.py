@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 
-from cifar_helpers.storage import (
+from cifar_helpers._storage import (
     CheckpointError,
     append_line,
-    checkpoint_sha256,
-    load_checkpoint,
+    load_tensors,
     read_lines,
-    save_checkpoint,
+    read_sha256,
+    save_tensors,
     write_whole,
 )
 
@@ -32,10 +35,10 @@ TENSORS = {
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     path = tmp_path / "deep" / "run.safetensors"
-    sha256 = save_checkpoint(path, TENSORS, {"epoch": 3, "name": "ärger"})
-    tensors, about = load_checkpoint(path)
+    sha256 = save_tensors(path, TENSORS, {"epoch": 3, "name": "ärger"})
+    tensors, about = load_tensors(path)
     assert about == {"epoch": 3, "name": "ärger"}
-    assert checkpoint_sha256(path) == sha256
+    assert read_sha256(path) == sha256
     assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
         assert tensors[name].dtype == tensor.dtype
@@ -45,7 +48,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 
 def test_every_truncation_and_200_flipped_bits_are_refused(tmp_path):
     path = tmp_path / "run.safetensors"
-    save_checkpoint(path, TENSORS, {"epoch": 1})
+    save_tensors(path, TENSORS, {"epoch": 1})
     good = path.read_bytes()
     damaged = [good[: len(good) * i // 16] for i in range(16)] + [good + b"x"]
     for i in range(200):
@@ -54,12 +57,12 @@ def test_every_truncation_and_200_flipped_bits_are_refused(tmp_path):
     for content in damaged:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=r"run\.safetensors"):
-            load_checkpoint(path)
+            load_tensors(path)
 
 
 def test_a_missing_checkpoint_says_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors cannot be read .*train the model first"):
-        load_checkpoint(tmp_path / "none.safetensors")
+        load_tensors(tmp_path / "none.safetensors")
 
 
 def test_a_pickle_under_our_name_is_refused_and_never_executed(tmp_path):
@@ -70,27 +73,27 @@ def test_a_pickle_under_our_name_is_refused_and_never_executed(tmp_path):
     path = tmp_path / "run.safetensors"
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        load_checkpoint(path)
+        load_tensors(path)
     assert not (tmp_path / "canary").exists()
 
 
 KILLED_WHILE_SAVING = """
 import sys, torch
 from pathlib import Path
-from cifar_helpers.storage import save_checkpoint
+from cifar_helpers._storage import save_tensors
 tensors = {"w": torch.zeros(2_000_000)}
-save_checkpoint(Path(sys.argv[1]), tensors, {"value": 0})
+save_tensors(Path(sys.argv[1]), tensors, {"value": 0})
 print("ready", flush=True)
 while True:
     tensors["w"] += 1
-    save_checkpoint(Path(sys.argv[1]), tensors, {"value": int(tensors["w"][0])})
+    save_tensors(Path(sys.argv[1]), tensors, {"value": int(tensors["w"][0])})
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
 def test_a_checkpoint_survives_sigkill_at_any_moment(tmp_path):
     path = tmp_path / "run.safetensors"
-    save_checkpoint(path, {"w": torch.zeros(1)}, {"value": 0})
+    save_tensors(path, {"w": torch.zeros(1)}, {"value": 0})
     for i in range(6):
         process = subprocess.Popen([sys.executable, "-c", KILLED_WHILE_SAVING, path], stdout=subprocess.PIPE, text=True)
         process.stdout.readline()
@@ -100,7 +103,7 @@ def test_a_checkpoint_survives_sigkill_at_any_moment(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        tensors, about = load_checkpoint(path)
+        tensors, about = load_tensors(path)
         assert (tensors["w"] == about["value"]).all()
 
 
@@ -158,3 +161,33 @@ def test_a_broken_line_is_named(tmp_path):
 def test_lines_are_plain_json(tmp_path):
     append_line(tmp_path / "a.jsonl", {"name": "Grün"})
     assert json.loads((tmp_path / "a.jsonl").read_text(encoding="utf-8")) == {"name": "Grün"}
+
+
+def test_safetensors_reads_what_was_written_and_the_bytes_are_always_the_same(tmp_path):
+    for name in ("a", "b"):
+        save_tensors(tmp_path / name, TENSORS, {"text": '"sha256":"0"', "b": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    read = load_file(tmp_path / "a")
+    assert read.keys() == TENSORS.keys()
+    assert torch.equal(read["weights"], TENSORS["weights"])
+    with safe_open(tmp_path / "a", framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+        assert json.loads(file.metadata()["about"]) == {"text": '"sha256":"0"', "b": 1}
+
+
+def test_a_file_from_before_version_1_is_read_and_its_damage_refused(tmp_path):
+    content = save({"w": torch.arange(3)}, metadata={"about": json.dumps({"epoch": 1})})
+    line = f"sha256:{hashlib.sha256(content).hexdigest()}\n".encode()
+    (tmp_path / "old").write_bytes(line + content)
+    tensors, about = load_tensors(tmp_path / "old")
+    assert tensors["w"].tolist() == [0, 1, 2]
+    assert about == {"epoch": 1}
+    (tmp_path / "old").write_bytes(line + content[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_tensors(tmp_path / "old")
+
+
+def test_weights_from_elsewhere_are_refused_with_advice(tmp_path):
+    save_file({"w": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"no checkpoint of cifar_helpers.*load_file"):
+        load_tensors(tmp_path / "other.safetensors")

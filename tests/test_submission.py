@@ -1,20 +1,24 @@
+from pathlib import Path
+
 import pytest
 import torch
-from small import random_split, small_batches, stand_in_split
+from small import random_split, small_batches, synthetic_split
 
-from cifar_helpers.config import TrainConfig
-from cifar_helpers.data import Dataset, hide_labels
-from cifar_helpers.models import make_model
-from cifar_helpers.runs import open_workspace
-from cifar_helpers.storage import read_lines
+from cifar_helpers._storage import read_lines
+from cifar_helpers.course.test_access import final_test
+from cifar_helpers.course.workspace import open_workspace
+from cifar_helpers.data.datasets import Dataset, hide_labels
+from cifar_helpers.models.networks import make_model
 from cifar_helpers.submission import check_submission, score_submission, write_submission
-from cifar_helpers.train import evaluate, final_test, fit, predict
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.evaluation import evaluate, predict
+from cifar_helpers.training.loop import fit
 
 COUNT = 200
 IDS, LABELS = torch.arange(COUNT), torch.arange(COUNT) % 10
 
 
-def written(path, lines) -> str:
+def written(path: Path, lines: list[str]) -> Path:
     path.write_bytes("\n".join(["Id,Prediction1", *lines, ""]).encode())
     return path
 
@@ -66,6 +70,29 @@ def test_what_cannot_be_handed_in_is_not_written(tmp_path, ids, predicted, words
         write_submission(path, ids, predicted, 10, count=COUNT)
     assert path.read_text() == "the old one"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "old", ["name,grade\nAda,1\n", "Id;Prediction1\n0;0\n", "Id,Prediction1,Note\n", "thesis", "", "\n"]
+)
+def test_a_file_that_this_program_did_not_write_is_not_overwritten(tmp_path, old):
+    path = tmp_path / "submission.csv"
+    path.write_text(old)
+    with pytest.raises(ValueError, match=r"submission\.csv.*does not begin with 'Id,Prediction1'.*choose another path"):
+        write_submission(path, IDS, LABELS, 10, count=COUNT)
+    assert path.read_text() == old
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("first", ["Id,Prediction1", "\ufeffId,Prediction1\r", '"Id","Prediction1"'])
+def test_an_old_submission_is_replaced_whole(tmp_path, first):
+    path = tmp_path / "submission.csv"
+    path.write_bytes(f"{first}\n0,7\n".encode())
+    write_submission(path, IDS, LABELS, 10, count=COUNT)
+    assert check_submission(path, 10, count=COUNT) == []
+    write_submission(path, IDS, LABELS, 10, count=COUNT)
+    with pytest.raises(ValueError, match="does not begin with 'id,label'"):
+        write_submission(path, IDS, LABELS, 10, count=COUNT, header=("id", "label"))
 
 
 # --- checking ---
@@ -125,7 +152,7 @@ def test_a_file_in_quotes_is_as_good(tmp_path):
 
 @pytest.fixture
 def hidden():
-    train, val, test = (stand_in_split(200, 10, name) for name in ("train", "val", "test"))
+    train, val, test = (synthetic_split(200, 10, name) for name in ("train", "val", "test"))
     return hide_labels(Dataset("cifar10", "synthetic", train, val, test)), test
 
 
@@ -136,7 +163,7 @@ def test_hidden_labels_are_zero_and_the_images_open(hidden):
     assert competition.train.labels.any()
 
 
-def test_scoring_on_hidden_labels_is_refused_and_leaves_no_receipt(hidden, tmp_path, monkeypatch):
+def test_scoring_on_hidden_labels_is_refused_and_leaves_no_log_entry(hidden, tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_OUT", str(tmp_path))
     competition, test = hidden
     here = open_workspace("t", "quick", "cpu", {"synthetic"})
@@ -149,7 +176,7 @@ def test_scoring_on_hidden_labels_is_refused_and_leaves_no_receipt(hidden, tmp_p
     ):
         with pytest.raises(ValueError, match="they are hidden"):
             attempt()
-    assert read_lines(here.receipts) == []
+    assert read_lines(here.test_access_log) == []
     logits, _ = predict(model, batches.like(competition.test))  # what a submission needs
     path = write_submission(tmp_path / "s.csv", torch.arange(200), logits.argmax(1), 10, count=200)
     with pytest.raises(ValueError, match="hidden labels are no key"):

@@ -2,18 +2,19 @@ import itertools
 
 import pytest
 import torch
-from small import stand_in_split
+from small import synthetic_split
 
-from cifar_helpers import synthetic
-from cifar_helpers.augment import Flip, PadCrop
-from cifar_helpers.config import TrainConfig
-from cifar_helpers.data import Split, make_batches
-from cifar_helpers.models import make_model
-from cifar_helpers.train import fit
+from cifar_helpers.data import synthetic
+from cifar_helpers.data.batches import make_batches
+from cifar_helpers.data.datasets import Split
+from cifar_helpers.data.transforms import Flip, PadCrop
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.loop import fit
 
 
 def test_images_have_cifars_shape_and_use_the_range():
-    split = stand_in_split(1000, 100, "train")
+    split = synthetic_split(1000, 100, "train")
     assert split.images.shape == (1000, 3, 32, 32)
     assert split.counts().tolist() == [10] * 100
     assert split.images.float().mean() == pytest.approx(127, abs=6)
@@ -30,7 +31,7 @@ def test_one_hundred_classes_are_five_textures_of_twenty_outlines():
 
 
 def test_the_formula_repeats_itself():
-    assert torch.equal(stand_in_split(20, 10, "train").images, stand_in_split(20, 10, "train").images)
+    assert torch.equal(synthetic_split(20, 10, "train").images, synthetic_split(20, 10, "train").images)
 
 
 def train_model(
@@ -38,8 +39,8 @@ def train_model(
 ):
     """Return a quarter-width model and its record; `features` gives the weights of all but the last two layers."""
     config = TrainConfig(
-        model=model_name, width=0.25, epochs=epochs, batch_size=50, lr=lr, weight_decay=5e-4, schedule="triangular",
-        warmup=0.1, augment=augment, seed=seed,
+        epochs=epochs, batch_size=50, lr=lr, weight_decay=5e-4, schedule="triangular", warmup=0.1, augment=augment,
+        seed=seed,
     )  # fmt: skip
     model = make_model(model_name, train.num_classes, width=0.25, seed=seed)
     if features is not None:
@@ -49,11 +50,11 @@ def train_model(
     return model, fit(model, *make_batches(train, val, "cpu"), config)
 
 
-def test_every_lesson_holds_on_the_stand_in():
-    """The ladder of the series, each rung above the one before by construction."""
-    train, val = stand_in_split(400, 10, "train"), stand_in_split(1000, 10, "val")
+def test_every_lesson_holds_on_synthetic_data():
+    """The ladder of the series, each step above the one before by construction."""
+    train, val = synthetic_split(400, 10, "train"), synthetic_split(1000, 10, "val")
     both = (Flip(), PadCrop(4))
-    many, few = stand_in_split(16_000, 100, "train"), stand_in_split(1000, 100, "val")
+    many, few = synthetic_split(16_000, 100, "train"), synthetic_split(1000, 100, "val")
     other, _ = train_model("cnn_bn", many, few, 0.05, epochs=4, seed=0)
     records = {
         "linear": train_model("linear", train, val, 0.005)[1],

@@ -9,12 +9,15 @@ from torch import nn
 from torchvision.models import resnet18
 
 from cifar_helpers import transfer
-from cifar_helpers.augment import Normaliser
-from cifar_helpers.config import TrainConfig
-from cifar_helpers.data import Batches, DataError, hash_tensors, make_batches
-from cifar_helpers.models import build_model, make_model
-from cifar_helpers.storage import CheckpointError
-from cifar_helpers.train import evaluate, fit, predict
+from cifar_helpers._hashing import hash_tensors
+from cifar_helpers._storage import CheckpointError
+from cifar_helpers.data.batches import Batches, make_batches
+from cifar_helpers.data.datasets import DataError
+from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.models.networks import ModelConfig, build_model, make_model
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.evaluation import evaluate, predict
+from cifar_helpers.training.loop import fit
 from cifar_helpers.transfer import (
     Frozen,
     compute_features,
@@ -58,23 +61,23 @@ def test_frozen_layers_keep_weights_and_statistics_through_three_epochs(batches,
     model = make_transfer_model(backbone, 4, train)
     frozen = model[1]
     assert isinstance(frozen, Frozen)
-    before = hash_tensors(*frozen.state_dict().values())
-    rest = hash_tensors(*model[2:].state_dict().values())
+    before = hash_tensors(frozen.state_dict().values())
+    rest = hash_tensors(model[2:].state_dict().values())
     fit(model, *batches, CONFIG, verbose=False)
     model.train()
     model(next(iter(batches[0]))[0])
-    assert hash_tensors(*frozen.state_dict().values()) == before
-    assert hash_tensors(*model[2:].state_dict().values()) != rest
-    assert hash_tensors(*backbone.body.state_dict().values()) == backbone.sha256
+    assert hash_tensors(frozen.state_dict().values()) == before
+    assert hash_tensors(model[2:].state_dict().values()) != rest
+    assert hash_tensors(backbone.body.state_dict().values()) == backbone.sha256
 
 
 def test_without_the_class_the_statistics_would_move(batches):
     """The usual way to freeze, which the test above must be able to tell apart."""
     body = backbone_of(batches).body.requires_grad_(False)
-    before = hash_tensors(*body.state_dict().values())
+    before = hash_tensors(body.state_dict().values())
     body.train()
     body(next(iter(batches[0]))[0])
-    assert hash_tensors(*body.state_dict().values()) != before
+    assert hash_tensors(body.state_dict().values()) != before
 
 
 def test_each_kind_of_training_reaches_further_back(batches):
@@ -158,10 +161,10 @@ def test_images_are_scaled_to_the_size_of_the_backbone(batches):
 # --- sources ---
 
 
-def test_a_network_of_ones_own_comes_back_from_its_checkpoint(batches, tmp_path):
-    config = dataclasses.replace(CONFIG, model="fast", width=0.1, epochs=1)
+def test_your_own_network_comes_back_from_its_checkpoint(batches, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1)
     train = Batches(random_split(64, size=32), batches[0].normaliser, "cpu")
-    model = build_model(config, train)
+    model = build_model(ModelConfig("fast", width=0.1), train)
     fit(model, train, train.like(random_split(20, "val", 32)), config, checkpoint=tmp_path / "own.safetensors")
     backbone = own_backbone(tmp_path / "own.safetensors", "elsewhere")
     assert backbone.normaliser == batches[0].normaliser

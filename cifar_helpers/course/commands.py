@@ -1,0 +1,172 @@
+"""The command line: `python -m cifar_helpers {run,publish,train,report,data,doctor}`. It wires modules, no more."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._storage import CheckpointError
+from cifar_helpers.course._ownership import is_project, require_own_folder
+from cifar_helpers.course.notebooks import (
+    NotebookResult,
+    check_output,
+    clear_output,
+    find_notebooks,
+    published_profile,
+    replace_source,
+    run_notebooks,
+)
+from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
+from cifar_helpers.course.recipes import RECIPES, checkpoint_of, train_recipe
+from cifar_helpers.course.report import write_report
+from cifar_helpers.course.results import fill_results, results_markdown
+from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
+from cifar_helpers.data.datasets import data_folder, load_data
+from cifar_helpers.data.download import SOURCES, DataError
+from cifar_helpers.runtime import device_name, doctor, environment_line, pick_device
+from cifar_helpers.training.records import TrainingDiverged
+
+__all__ = ["main", "prepare"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 if a notebook failed, 2 for what the caller must mend."""
+    args = _make_parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cifar_helpers", description="Notebooks, data and machine.")
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="execute the notebooks into a folder and write report.html there")
+    run.set_defaults(command=_run_command)
+    run.add_argument("--out", type=Path, default=Path("build"), help="folder to write to (default: build)")
+    profile = os.environ.get("CIFAR_PROFILE") or "quick"
+    run.add_argument("--profile", default=profile, help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)")
+
+    publish = commands.add_parser("publish", help="execute the notebooks in place and rewrite figures/")
+    publish.set_defaults(command=_publish_command)
+    publish.add_argument("--profile", help="default: full with CUDA, laptop without")
+
+    train = commands.add_parser("train", help="train a step of the recipe, into the run log and figures/logits")
+    train.set_defaults(command=_train_command)
+    train.add_argument("name", help=f"{', '.join(RECIPES)}")
+    train.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100 (default: cifar10)")
+    train.add_argument("--seed", type=int, default=0, help="of weights, order and augmentations (default: 0)")
+    train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
+
+    for command in (run, publish, train):
+        command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
+
+    for command in (run, publish):
+        command.add_argument("--only", help="number of a single notebook, such as 01")
+        command.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="their folder")
+
+    data = commands.add_parser("data", help="find, fetch or make the data, and say what is there")
+    data.set_defaults(command=_data_command)
+    data.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
+
+    report = commands.add_parser("report", help="fill the table of results in the README from the run log")
+    report.set_defaults(command=_report_command)
+
+    commands.add_parser(
+        "doctor", help="look at this machine, and say where everything is read and written"
+    ).set_defaults(command=_doctor_command)
+    return parser
+
+
+def _run_command(args: argparse.Namespace) -> int:
+    paths = find_notebooks(args.notebooks, args.only)
+    check_output(args.out, paths)
+    environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
+    if args.only is None:
+        clear_output(args.out)
+    results = run_notebooks(paths, args.out, environment)
+    print(write_report(args.out, results).resolve())
+    return int(any(result.error for result in results))
+
+
+def _publish_command(args: argparse.Namespace) -> int:
+    paths = find_notebooks(args.notebooks, args.only)
+    profile = get_budget(args.profile).profile
+    for path in paths:
+        published = published_profile(path)
+        lower = profile_rank(profile) < profile_rank(published)
+        require(not lower, "profile", profile, f"{path.name} was published in the higher profile {published!r}")
+    root = args.notebooks.resolve().parent
+    check_output(root / "build", paths)
+    if not is_project(root):
+        require_own_folder(root / "figures")
+    environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
+    results = run_notebooks(paths, root / "build", environment)
+    replaced = [_replace(path, result) for path, result in zip(paths, results, strict=True)]
+    return int(not all(replaced))
+
+
+def _replace(path: Path, result: NotebookResult) -> bool:
+    """Publish an executed notebook and return True, unless it failed or was changed meanwhile, which is said."""
+    if result.error is not None:
+        return False
+    try:
+        replace_source(path, result)
+    except ValueError as refusal:
+        print(refusal, file=sys.stderr)
+        return False
+    return True
+
+
+def _train_command(args: argparse.Namespace) -> int:
+    require_choice("name", args.name, RECIPES)
+    dataset, budget, device = load_data(args.dataset, source=args.data), get_budget(args.profile), pick_device()
+    workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
+    print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
+    _, record = train_recipe(args.name, dataset, budget, workspace, device, args.seed)
+    print(record)
+    print(checkpoint_of(record.name, RECIPES[args.name].experiment_for(budget, args.seed), workspace))
+    return 0
+
+
+def _data_command(args: argparse.Namespace) -> int:
+    prepare("quick", args.data)
+    return 0
+
+
+def _report_command(args: argparse.Namespace) -> int:
+    home = home_folder()
+    fill_results(home / "README.md", results_markdown(home))
+    print(home / "README.md")
+    return 0
+
+
+def _doctor_command(args: argparse.Namespace) -> int:
+    for what, found, advice in doctor():
+        print(f"{what:12} {found}" + (f"  -> {advice}" if advice else ""))
+    real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
+    where = {
+        "home": home_folder(),
+        "data": data_folder().resolve(),
+        "figures": f"{real.figures} (real data), {synthetic.figures} (synthetic)",
+        "checkpoints": real.checkpoints,
+    }
+    for what, folder in where.items():
+        print(f"{what:12} {folder}")
+    return 0
+
+
+def prepare(profile: str, source: str | None) -> dict[str, str]:
+    """Get the data ready before any notebook asks for it; return the variables that the notebooks read."""
+    get_budget(profile)
+    found = set()
+    for name in SOURCES:
+        dataset = load_data(name, source=source)
+        print(f"{dataset.title}: {len(dataset.train):,} training and {len(dataset.val):,} validation images")
+        found.add(dataset.source)
+    # One data set that cannot be had makes both synthetic: a report never mixes the two.
+    resolved = "real" if found == {"real"} else "synthetic"
+    return {"CIFAR_PROFILE": profile, "CIFAR_DATA": resolved, "CIFAR_DATA_DIR": str(data_folder().resolve())}

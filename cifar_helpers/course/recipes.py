@@ -1,0 +1,336 @@
+"""The recipe that the notebooks arrive at, step by step, and how a step is trained and kept.
+
+Each experiment of the chain is the one before with what a notebook has justified; a step *is* its difference.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifar_helpers._arguments import require_choice
+from cifar_helpers._hashing import hash_json, hash_weights
+from cifar_helpers._storage import CheckpointError, read_lines
+from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
+from cifar_helpers.course.test_access import final_test
+from cifar_helpers.course.workspace import Workspace, home_folder, kept_path, newest_rows, read_kept
+from cifar_helpers.data.batches import Batches, make_batches
+from cifar_helpers.data.datasets import Dataset
+from cifar_helpers.data.transforms import AlternatingFlip, Flip, PadCrop
+from cifar_helpers.models.networks import ModelConfig, build_model
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.evaluation import predict
+from cifar_helpers.training.loop import fit, sweep
+from cifar_helpers.training.records import RunRecord
+
+__all__ = [
+    "AUGMENTED",
+    "BASELINE",
+    "BATCHNORM",
+    "CHAIN",
+    "CNN",
+    "FINAL",
+    "LENET",
+    "NINE",
+    "RECIPES",
+    "RESNET18",
+    "VGG16_BN",
+    "Experiment",
+    "Recipe",
+    "RecipeResult",
+    "checkpoint_of",
+    "describe_chain",
+    "evaluate_recipe",
+    "find_runs",
+    "read_result",
+    "sweep_experiments",
+    "train_recipe",
+]
+
+_MODEL_FIELDS = ("width", "dropout", "activation")  # beside its name, which is called `model` here
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network and how it is trained: all that the course varies, as one frozen value."""
+
+    model: ModelConfig
+    training: TrainConfig
+
+    def change(self, **changes: Any) -> "Experiment":
+        """Return the experiment with other values: `BASELINE.change(model="cnn", width=0.5, lr=0.02)`.
+
+        Args:
+            changes: `model` is the name of the network; `width`, `dropout` and `activation` are the network's too, and
+                every other field is one of `TrainConfig`.
+
+        Raises:
+            ValueError: a field is unknown, or its value is not allowed.
+        """
+        for name in changes:
+            require_choice("field", name, self._flat())
+        network = {name: changes.pop(name) for name in _MODEL_FIELDS if name in changes}
+        if "model" in changes:
+            network["name"] = changes.pop("model")
+        return Experiment(replace(self.model, **network), replace(self.training, **changes))
+
+    def _flat(self) -> dict[str, Any]:
+        """Return every value under the name by which `change` knows it."""
+        model = {"model": self.model.name} | {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        return model | {f.name: getattr(self.training, f.name) for f in fields(self.training)}
+
+
+# 03: three hidden layers; the rate is from its sweep, warmed up and brought down to zero.
+BASELINE = Experiment(
+    ModelConfig("mlp"), TrainConfig(epochs=10, lr=0.06, weight_decay=1e-3, schedule="triangular", warmup=0.2)
+)
+# 04: a first network with convolutions; not a step of the chain.
+LENET = BASELINE.change(model="lenet", epochs=6, lr=0.02, weight_decay=5e-4)
+# 04: convolutions instead, which need steps of their own size.
+CNN = BASELINE.change(model="cnn", width=0.5, epochs=8, lr=0.02, weight_decay=5e-4)
+# 05: BatchNorm, which allows five times the rate.
+BATCHNORM = CNN.change(model="cnn_bn", lr=0.1)
+# 06: every epoch shows other pictures.
+AUGMENTED = BATCHNORM.change(augment=(Flip(), PadCrop(4)))
+# 06: taken over from a publication: a network that starts whitened and as the identity; small images come first.
+FINAL = AUGMENTED.change(
+    model="fast", epochs=12, batch_size=256, lr=0.45, momentum=0.85, weight_decay=1.33e-3,
+    label_smoothing=0.2, norm_bias_lr=64.0, image_sizes=((0, 20), (0.5, 24), (0.8, 32)),
+    augment=(AlternatingFlip(), PadCrop(2)),
+)  # fmt: skip
+
+
+# 06: a deep network from an older course, for CIFAR-100; beside the chain, as are those below.
+NINE = AUGMENTED.change(model="nine", epochs=3)
+# 06: the large ones, which ask for a GPU.
+VGG16_BN = AUGMENTED.change(model="vgg16_bn", width=1.0)
+RESNET18 = AUGMENTED.change(model="resnet18", width=1.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An adopted experiment.
+
+    Attributes:
+        experiment: as a laptop trains it.
+        notebook: the one that justified it.
+        full: what changes with a GPU.
+        tta: whether its predictions are the mean over an image and its mirror image.
+    """
+
+    experiment: Experiment
+    notebook: str
+    full: Mapping[str, Any] = field(default_factory=dict)
+    tta: bool = False
+
+    def experiment_for(self, budget: Budget, seed: int = 0) -> Experiment:
+        """Return the experiment that a profile can pay for: half of its steps, because a notebook trains two."""
+        changes = self.full if budget.profile == "full" else {}
+        steps = budget.max_steps and max(1, budget.max_steps // 2)
+        return self.experiment.change(**changes, max_steps=steps, seed=seed)
+
+
+RECIPES = {
+    "baseline": Recipe(BASELINE, "03", full={"epochs": 20}),
+    "lenet": Recipe(LENET, "04", full={"epochs": 20}),
+    "cnn": Recipe(CNN, "04", full={"epochs": 20, "width": 1.0}),
+    "batchnorm": Recipe(BATCHNORM, "05", full={"epochs": 20, "width": 1.0}),
+    "augmented": Recipe(AUGMENTED, "06", full={"epochs": 30, "width": 1.0}),
+    "final": Recipe(FINAL, "06", full={"epochs": 10, "width": 1.0, "batch_size": 1024, "lr": 1.5}, tta=True),
+    "nine": Recipe(NINE, "06", full={"epochs": 30, "width": 1.0}),
+    "vgg16_bn": Recipe(VGG16_BN, "06", full={"epochs": 60}),
+    "resnet18": Recipe(RESNET18, "06", full={"epochs": 60}),
+}
+# From the first to the last, each one step from the one before.
+CHAIN = ("baseline", "cnn", "batchnorm", "augmented", "final")
+
+
+def _run_name(name: str, dataset: str, seed: int = 0) -> str:
+    """Return what the run of a recipe is called: `final-cifar10`; of another seed than 0, `final-cifar10-seed1`."""
+    return f"{name}-{dataset}" + (f"-seed{seed}" if seed else "")
+
+
+def sweep_experiments(
+    experiments: Mapping[str, Experiment],
+    build: Callable[[Experiment], nn.Module],
+    train: Batches,
+    val: Batches,
+    *,
+    seeds: Iterable[int] = (0,),
+    checkpoint: Callable[[str], Path] | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, list[RunRecord | None]]:
+    """Fit every experiment with every seed on equal budgets, as `training.sweep` does, and return the records by name.
+
+    Args:
+        build: an experiment to its network; `training.seed` is one of `seeds` then.
+
+    Raises:
+        ValueError: the budgets differ; nothing was trained.
+    """
+
+    def build_one(name: str, training: TrainConfig) -> nn.Module:
+        return build(replace(experiments[name], training=training))
+
+    trainings = {name: experiment.training for name, experiment in experiments.items()}
+    return sweep(trainings, build_one, train, val, seeds=seeds, checkpoint=checkpoint, device=device)
+
+
+def train_recipe(
+    name: str, dataset: Dataset, budget: Budget, workspace: Workspace, device: torch.device, seed: int = 0
+) -> tuple[nn.Module, RunRecord]:
+    """Train the recipe called `name` on a data set, or load it where that was done; return the network and its record.
+
+    It leaves a checkpoint, a row in the run log, and its validation logits.
+
+    Raises:
+        ValueError: no recipe has this name.
+    """
+    require_choice("name", name, RECIPES)
+    recipe = RECIPES[name]
+    experiment = recipe.experiment_for(budget, seed)
+    train, val = dataset.train.take(budget.train_images), dataset.val.take(budget.eval_images)
+    batches = make_batches(train, val, device)
+    model = build_model(experiment.model, batches[0], seed)
+    run = _run_name(name, dataset.name, seed)
+    path = checkpoint_of(run, experiment, workspace)
+    record = fit(model, *batches, experiment.training, name=run, checkpoint=path)
+    logits, _ = predict(model, batches[1], tta=recipe.tta)
+    workspace.log_run(record, dataset.name)
+    about = {"data": val.sha256, "weights": hash_weights(model), "tta": recipe.tta}
+    workspace.save_logits(record, logits, about)
+    return model, record
+
+
+# What an evaluated run leaves beside its row: ranks of the test labels, logits on validation and on test.
+_PARTS = ("ranks", "val", "test")
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """What an adopted run leaves to a report, which needs no checkpoint then.
+
+    Attributes:
+        row: its row in the run log.
+        ranks: int16 (N,), how many classes come before the label of each test image: 0 is correct.
+        val, test: float32 logits (N, C) on the two splits, with test-time augmentation where the recipe has it. None
+            where they were not kept.
+    """
+
+    row: dict[str, Any]
+    ranks: torch.Tensor
+    val: torch.Tensor | None
+    test: torch.Tensor | None
+
+
+def evaluate_recipe(
+    name: str,
+    dataset: Dataset,
+    budget: Budget,
+    workspace: Workspace,
+    device: torch.device,
+    *,
+    seed: int = 0,
+    logits: bool = True,
+) -> RecipeResult:
+    """Return what the recipe called `name` left; where that is missing, train it in this budget and score it on test.
+
+    Args:
+        logits: whether the ranks alone will not do.
+
+    Raises:
+        ValueError: no recipe has this name, or its logits cannot be kept here; then the test split stays sealed.
+        CheckpointError: the test split was scored before, and what that look left is gone.
+    """
+    require_choice("name", name, RECIPES)
+    row = find_runs(dataset.name, workspace, seed).get(name)
+    found = row and read_result(row, workspace, logits)
+    if found:
+        return found
+    model, record = train_recipe(name, dataset, budget, workspace, device, seed)
+    row = workspace.log_run(record, dataset.name)  # the one that training left
+    _refuse_higher(record.name, workspace)
+    batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
+    final_test(model, dataset, batches, record, workspace, RECIPES[name].tta)
+    found = read_result(row, workspace, logits)
+    if not found:
+        raise CheckpointError(
+            f"{record.name} was scored on the test split before, and what that look left is not in "
+            f"{workspace.figures}: restore logits and ranks, or delete its entry of the test-access log and say why."
+        )
+    return found
+
+
+def _refuse_higher(run: str, workspace: Workspace) -> None:
+    """Raise a ValueError if what a look at the test split leaves could not be kept; said before the look."""
+    for part in _PARTS:
+        path = kept_path(workspace.figures, run, part)
+        if profile_rank(read_kept(path)[1].get("profile", "")) > profile_rank(workspace.profile):
+            raise ValueError(f"{path} is of a higher profile: set CIFAR_OUT to another folder, and run again")
+
+
+def read_result(row: dict[str, Any], workspace: Workspace, logits: bool) -> RecipeResult | None:
+    """Return what the run of a row of the run log left, here or among the published; None if what is needed is missing.
+
+    All parts are of the same weights: a run that was trained again and not evaluated again is missing.
+    """
+    for figures in (workspace.figures, home_folder() / "figures"):
+        parts = {part: read_kept(kept_path(figures, row["name"], part)) for part in _PARTS}
+        weights = parts["ranks"][1].get("weights")
+        found = {
+            part: values
+            for part, (values, about) in parts.items()
+            if about.get("run_hash") == row["run_hash"] and about.get("weights") == weights
+        }
+        if {"ranks", *(("val", "test") if logits else ())} <= found.keys():
+            both = (found[split].float() if split in found else None for split in ("val", "test"))
+            return RecipeResult(row, found["ranks"], *both)
+    return None
+
+
+def checkpoint_of(run: str, experiment: Experiment, workspace: Workspace) -> Path:
+    """Return where the weights of a run are kept: the same for every notebook, another for every experiment."""
+    plain = {"model": experiment.model.to_dict(), "training": experiment.training.to_dict()}
+    return replace(workspace, notebook="recipes").checkpoint(f"{run}-{hash_json(plain)}")
+
+
+def describe_chain() -> list[str]:
+    """Return one line for each step of the chain: what it changes, and the notebook that justified it."""
+    lines = [f"{CHAIN[0]} (notebook {RECIPES[CHAIN[0]].notebook}): {RECIPES[CHAIN[0]].experiment.model.name}"]
+    for before, name in itertools.pairwise(CHAIN):
+        old, new = RECIPES[before].experiment._flat(), RECIPES[name].experiment._flat()
+        changes = ", ".join(f"{key}={value!r}" for key, value in new.items() if value != old[key])
+        lines.append(f"{name} (notebook {RECIPES[name].notebook}): {changes}")
+    return lines
+
+
+def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, dict[str, Any]]:
+    """Return the newest row of the run log of each recipe as it is today that was trained on a data set, by name.
+
+    It looks in the workspace's run log and in the published one, for rows from the same source of data. All are of
+    one profile, that in which most recipes were trained with seed 0; of two such, the higher.
+    """
+    logs = {workspace.run_log, home_folder() / "figures" / "runs.jsonl"}
+    rows = [row for log in sorted(logs) for row in read_lines(log)]
+    rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
+    known = {"dataset": dataset, "data_source": workspace.data_source}
+    rows = [row for row in rows if known.items() <= row.items()]
+
+    def of_profile(profile: str, seed: int) -> dict[str, dict[str, Any]]:
+        names = {_run_name(name, dataset, seed): name for name in RECIPES}
+        named = [(names[row["name"]], row) for row in rows if row["profile"] == profile and row["name"] in names]
+        return {name: row for name, row in named if _is_of(row, RECIPES[name], seed)}
+
+    return of_profile(max(reversed(PROFILES), key=lambda profile: len(of_profile(profile, 0))), seed)
+
+
+def _is_of(row: dict[str, Any], recipe: Recipe, seed: int = 0) -> bool:
+    """Return whether a run was trained with the recipe as it is today; a field younger than its row has its default."""
+    asked = recipe.experiment_for(PROFILES[row["profile"]], seed)
+    model = ModelConfig(asked.model.name).to_dict() | row["model"]
+    training = TrainConfig().to_dict() | row["config"]
+    return hash_json([model, training]) == hash_json([asked.model.to_dict(), asked.training.to_dict()])

@@ -1,0 +1,114 @@
+"""One HTML page of what the executed notebooks leave behind."""
+
+import base64
+import datetime
+import html
+from pathlib import Path
+from typing import Any
+
+from cifar_helpers._storage import read_lines
+from cifar_helpers.course._ownership import GENERATOR, write_own
+from cifar_helpers.course.notebooks import NotebookResult
+from cifar_helpers.course.workspace import newest_rows, read_figure
+from cifar_helpers.runtime import environment_line, pick_device
+
+__all__ = ["write_report"]
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; padding-bottom: .3rem }
+table { border-collapse: collapse; width: 100%; font-size: .9rem } 
+th { text-align: left; border-bottom: 2px solid #888 }
+th, td { padding: .3rem .6rem } td { border-bottom: 1px solid #e5e5e5 } td.number, th.number { text-align: right }
+figure { margin: 2rem 0 } figure img { max-width: 100% } figcaption { font-size: .9rem }
+.facts { color: #666; font-size: .85rem } .failed { color: #a40000; font-weight: 600 }
+.synthetic { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
+"""
+
+
+def write_report(out: Path, results: list[NotebookResult]) -> Path:
+    """Write `report.html` below `out` from its figures, its run log and the results; return its path.
+
+    The page needs no other file: every picture is inside. Pictures that this program did not write are left out.
+
+    Raises:
+        ValueError: there is a report.html that this program did not write.
+    """
+    figures = sorted((out / "figures").glob("*.png"), key=lambda path: (path.name[:2], path.stat().st_mtime_ns))
+    facts = {figure: found for figure in figures if (found := read_figure(figure))}
+    rows = list(newest_rows(read_lines(out / "figures" / "runs.jsonl")).values())
+    synthetic = any(fact.get("data_source") == "synthetic" for fact in facts.values())
+    now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    parts = [
+        f"<h1>CIFAR notebooks: report</h1><p class='facts'>{html.escape(now)}</p>",
+        "<p class='synthetic'>Made from synthetic data: no number on this page is about CIFAR.</p>" * synthetic,
+        f"<h2>Results</h2>{_results_table(rows)}",
+        f"<h2>Time and memory</h2>{_times_table(results)}",
+        f"<h2>Environment</h2><p>{html.escape(environment_line(pick_device()))}</p>",
+        "<h2>Figures</h2>",
+        *(_figure_block(path, fact) for path, fact in facts.items()),
+    ]
+    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{GENERATOR}<title>CIFAR notebooks: report</title>"
+    page = out / "report.html"
+    write_own(page, "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</html>\n"]).encode())
+    return page
+
+
+def _table(columns: list[str], rows: list[list[str]], numeric_from: int) -> str:
+    """Return an HTML table; columns from `numeric_from` on are set flush right."""
+
+    def line(cells: list[str], tag: str) -> str:
+        marks = [" class='number'" if i >= numeric_from else "" for i in range(len(cells))]
+        return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for c, m in zip(cells, marks, strict=True)) + "</tr>"
+
+    return f"<table>{line(columns, 'th')}{''.join(line([html.escape(c) for c in row], 'td') for row in rows)}</table>"
+
+
+def _results_table(rows: list[dict[str, Any]]) -> str:
+    """Return the runs of the run log as an HTML table, newest row of each run."""
+    columns = [
+        "run",
+        "notebook",
+        "data",
+        "profile",
+        "device",
+        "seed",
+        "epochs",
+        "seconds",
+        "training (%)",
+        "validation (%)",
+    ]
+    cells = [
+        [
+            row["name"],
+            row["notebook"],
+            f"{row['dataset']} ({row['data_source']})",
+            row["profile"],
+            row["device"],
+            str(row["seed"]),
+            str(row["epochs"]),
+            f"{row['seconds']:.1f}",
+            f"{row['train_accuracy']:.1%}".rstrip("%"),
+            f"{row['val_accuracy']:.1%}".rstrip("%"),
+        ]
+        for row in rows
+    ]
+    return _table(columns, cells, numeric_from=5) if cells else "<p>No network was trained.</p>"
+
+
+def _times_table(results: list[NotebookResult]) -> str:
+    """Return seconds and peak memory of each notebook as an HTML table; a failed one says where."""
+    cells = [[r.name, r.error or "done", f"{r.seconds:.0f}", f"{r.peak_bytes / 2**30:.1f}"] for r in results]
+    return _table(["notebook", "outcome", "seconds", "peak memory (GiB)"], cells, numeric_from=2)
+
+
+def _figure_block(path: Path, facts: dict[str, str]) -> str:
+    """Return one figure with its caption and its provenance, the picture inside the page."""
+    picture = base64.b64encode(path.read_bytes()).decode()
+    title, caption = (html.escape(facts.get(key, "")) for key in ("title", "caption"))
+    source = " · ".join(facts.get(key, "?") for key in ("notebook", "profile", "device"))
+    return (
+        f"<figure id='{html.escape(path.stem)}'><img alt='{title}' src='data:image/png;base64,{picture}'>"
+        f"<figcaption><strong>{title}.</strong> {caption}<br><span class='facts'>{html.escape(source)} · "
+        f"{html.escape(facts.get('data_source', '?'))} data</span></figcaption></figure>"
+    )

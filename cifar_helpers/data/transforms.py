@@ -1,0 +1,451 @@
+"""From pictures to normalised images: squares, augmentations and the normalisation of whole batches.
+
+An augmentation is a frozen dataclass. `draw(count, epoch, stream)` returns one random row per example of the data set,
+for a whole epoch at once, so the picture an example becomes depends on (seed, epoch, example) alone, whatever the batch
+size. A `GeometricTransform` then says which pixel goes where; all of a batch together are one gather, straight out of
+the data set. A `ColourTransform` computes new pixel values of the uint8 batch afterwards. Any other callable, such as
+those of `torchvision.transforms.v2`, is called last, once for each image.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional
+
+from cifar_helpers._arguments import require
+from cifar_helpers._hashing import hash_object
+from cifar_helpers.runtime import make_generator, private_randomness, seed_everything
+
+__all__ = [
+    "TRANSFORMS",
+    "AlternatingFlip",
+    "ColourJitter",
+    "ColourTransform",
+    "Cutout",
+    "Flip",
+    "GeometricTransform",
+    "Normaliser",
+    "PadCrop",
+    "PerImage",
+    "Rotation",
+    "Transform",
+    "VerticalFlip",
+    "augment_batch",
+    "describe_transform",
+    "draw_epoch",
+    "mixup",
+    "permute_pixels",
+    "resize",
+    "to_square",
+]
+
+# The number of an epoch to the random numbers of that epoch.
+_Stream = Callable[[int], torch.Generator]
+
+
+@runtime_checkable
+class GeometricTransform(Protocol):
+    """Says where each pixel comes from; all geometric transforms of a batch are one gather."""
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        """Return the random choices of `count` examples in an epoch, one row each, on the CPU."""
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the source rows (B, H) and columns (B, W) of the moved images, given those before the move."""
+
+
+@runtime_checkable
+class ColourTransform(Protocol):
+    """Computes new pixel values."""
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        """Return the random choices of `count` examples in an epoch, one row each, on the CPU."""
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """Return changed images, uint8 (B, 3, H, W); the argument is left alone."""
+
+
+Transform = GeometricTransform | ColourTransform | Callable[[torch.Tensor], torch.Tensor]
+
+
+def draw_epoch(
+    augment: Sequence[Transform], count: int, *, seed: int, epoch: int, device: torch.device
+) -> list[tuple[GeometricTransform | ColourTransform, torch.Tensor]]:
+    """Return each augmentation with what it draws for all `count` examples in an epoch, from (seed, epoch) alone."""
+    pairs = []
+    for i, transform in enumerate(augment):
+        ready = transform if isinstance(transform, GeometricTransform | ColourTransform) else PerImage(transform)
+        stream = functools.partial(make_generator, "augment", i, seed)
+        pairs.append((ready, ready.draw(count, epoch, stream).to(device)))
+    return pairs
+
+
+def augment_batch(
+    images: torch.Tensor,
+    numbers: torch.Tensor,
+    drawn: Iterable[tuple[GeometricTransform | ColourTransform, torch.Tensor]],
+) -> torch.Tensor:
+    """Return the examples `numbers` (B,) of uint8 `images` (N, 3, H, W): geometric transforms first, then the others.
+
+    Args:
+        drawn: augmentations with what each drew for all N examples, from `draw_epoch`.
+    """
+    pairs = [(transform, rows[numbers]) for transform, rows in drawn]
+    moves = [(transform, rows) for transform, rows in pairs if isinstance(transform, GeometricTransform)]
+    batch = _gather_pixels(images, numbers, moves) if moves else images[numbers]
+    for transform, rows in pairs:
+        if isinstance(transform, ColourTransform):
+            batch = transform.paint(batch, rows)
+    return batch
+
+
+def describe_transform(transform: Transform) -> dict[str, Any]:
+    """Return an augmentation as JSON-ready values: name and fields of ours, name, text and hash of any other."""
+    name = type(transform).__name__
+    if name in TRANSFORMS and dataclasses.is_dataclass(transform):
+        return {"name": name, **dataclasses.asdict(transform)}
+    named = getattr(transform, "__qualname__", name)
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(transform))
+    return {"name": named, "text": text, "hash": hash_object(transform)}
+
+
+def _gather_pixels(
+    images: torch.Tensor, numbers: torch.Tensor, moves: Sequence[tuple[GeometricTransform, torch.Tensor]]
+) -> torch.Tensor:
+    """Return the examples `numbers` with every pixel taken from where the moves say, in one gather."""
+    channels, height, width = images.shape[1:]
+    rows, columns = (torch.arange(n, device=images.device).expand(len(numbers), n) for n in (height, width))
+    for augmentation, drawn in moves:
+        rows, columns = augmentation.move(rows, columns, drawn)
+    source = (numbers[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, source.flatten())
+    return pixels.view(*source.shape, channels).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror left and right with probability `p`."""
+
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return torch.rand(count, generator=stream(epoch)) < self.p
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rows, _mirror(columns, drawn)
+
+
+@dataclass(frozen=True)
+class AlternatingFlip:
+    """Mirror every image at every other epoch, a random half of them at the even ones (Jordan, 2024).
+
+    Of two epochs in a row each image is seen once as it is and once mirrored, which chance does only half of the time.
+    """
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return (torch.rand(count, generator=stream(0)) < 0.5) ^ (epoch % 2 == 1)
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return rows, _mirror(columns, drawn)
+
+
+@dataclass(frozen=True)
+class VerticalFlip(Flip):
+    """Turn upside down with probability `p`: for most photographs a counter-example, because the world has an up."""
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _mirror(rows, drawn), columns
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """Pad by `padding` reflected pixels on each side and cut a random window of the old size."""
+
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "whole pixels, 0 or more")
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return torch.randint(2 * self.padding + 1, (count, 2), generator=stream(epoch))
+
+    def move(self, rows: torch.Tensor, columns: torch.Tensor, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._cut(rows, drawn[:, :1]), self._cut(columns, drawn[:, 1:])
+
+    def _cut(self, positions: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Return the window of reflected `positions` (B, n) that begins at `first` (B, 1)."""
+        size = positions.shape[1]
+        require(self.padding < size, "padding", self.padding, f"an image of {size} pixels reflects fewer")
+        window = torch.arange(size, device=positions.device) - self.padding + first
+        return positions.gather(1, _reflect(window, size))
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Cover a square of `size` pixels around a random pixel; at the border a part of it (DeVries and Taylor, 2017).
+
+    Attributes:
+        level: the colour of the square, 0 to 255; by default CIFAR-10's mean, which is 0 after normalisation.
+    """
+
+    size: int = 8
+    level: tuple[int, int, int] = (125, 123, 114)
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.size, int) and self.size >= 1, "size", self.size, "whole pixels, 1 or more")
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return torch.rand(count, 2, generator=stream(epoch))
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        sides = torch.tensor(images.shape[-2:], device=images.device)
+        require(self.size <= int(sides.min()), "size", self.size, f"an image of {int(sides.min())} pixels is smaller")
+        first = (drawn * sides).long() - self.size // 2
+        rows, columns = (self._covered(first[:, axis : axis + 1], images.shape[axis - 2]) for axis in (0, 1))
+        level = torch.tensor(self.level, dtype=torch.uint8, device=images.device).view(3, 1, 1)
+        return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], level, images)
+
+    def _covered(self, first: torch.Tensor, side: int) -> torch.Tensor:
+        """Return which of `side` places (B, side) lie under a window that begins at `first` (B, 1)."""
+        places = torch.arange(side, device=first.device)
+        return (places >= first) & (places < first + self.size)
+
+
+@dataclass(frozen=True)
+class ColourJitter:
+    """Change brightness, contrast and saturation, in this order, each by a factor in [1 - strength, 1 + strength].
+
+    As torchvision's ColorJitter, which draws an order too. With all strengths at 0, its default, it does nothing.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a strength lies in [0, 1]")
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return 2 * torch.rand(count, 3, generator=stream(epoch)) - 1
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        strengths = torch.tensor([self.brightness, self.contrast, self.saturation], device=images.device)
+        factors = (1 + strengths * drawn).view(-1, 3, 1, 1, 1).unbind(1)
+        images = _blend(images, torch.zeros((), device=images.device), factors[0]) if self.brightness else images
+        images = _blend(images, _grey(images).mean((2, 3), keepdim=True), factors[1]) if self.contrast else images
+        return _blend(images, _grey(images), factors[2]) if self.saturation else images
+
+
+def _grey(images: torch.Tensor) -> torch.Tensor:
+    """Return the luma of uint8 images (B, 3, H, W) as whole levels, float32 (B, 1, H, W) (ITU-R BT.601)."""
+    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True).floor()
+
+
+def _blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Return uint8 `factor * images + (1 - factor) * other`, cut to 0 to 255."""
+    return torch.lerp(other.expand(images.shape), images.float(), factor).clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turn by a random angle of at most `degrees`, bilinearly; what comes in from outside has the colour `level`.
+
+    It interpolates, so it computes pixel values as a colour transform does.
+    """
+
+    degrees: float = 15.0
+    level: tuple[int, int, int] = (125, 123, 114)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.degrees <= 180, "degrees", self.degrees, "an angle lies in [0, 180]")
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return self.degrees * (2 * torch.rand(count, generator=stream(epoch)) - 1)
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        angles = torch.deg2rad(drawn)
+        cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+        height, width = images.shape[-2:]
+        turns = [torch.stack([cos, -sin * height / width, zero], 1), torch.stack([sin * width / height, cos, zero], 1)]
+        grid = functional.affine_grid(torch.stack(turns, 1), list(images.shape), align_corners=False)
+        level = torch.tensor(self.level, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        turned = functional.grid_sample(images.float() - level, grid, align_corners=False) + level
+        return turned.round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """Call a function of one uint8 image (3, H, W), such as a transform of torchvision, for every image of a batch.
+
+    It may draw from torch, NumPy and Python as it likes: before each image the three are seeded from (seed, epoch,
+    example), and afterwards they are as they were.
+    """
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+
+    def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
+        return torch.randint(2**32, (count,), generator=stream(epoch))
+
+    def paint(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        changed = []
+        with private_randomness(images.device):
+            for image, seed in zip(images, drawn.tolist(), strict=True):
+                seed_everything(seed)
+                changed.append(self.function(image))
+        self._check(changed)
+        return torch.stack([torch.as_tensor(image) for image in changed])
+
+    def _check(self, images: Sequence[object]) -> None:
+        """Raise a ValueError unless all are uint8 (3, H, W) of one size."""
+        size = getattr(images[0], "shape", ())[-2:]
+        for image in images:
+            found = (
+                f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+                if isinstance(image, torch.Tensor)
+                else type(image).__name__
+            )
+            right = isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape == (3, *size)
+            allowed = (
+                "uint8 tensors (3, H, W) of one size; Batches convert and normalise: leave ToDtype and Normalize out"
+            )
+            require(right, "augment", f"{self.function!r} gave {found}", allowed)
+
+
+def mixup(images: torch.Tensor, targets: torch.Tensor, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return every image, and its target, mixed with those at the mirrored place in the batch (Zhang et al., 2018).
+
+    Args:
+        images: float (B, C, H, W).
+        targets: probabilities (B, num_classes).
+        lam: weight of the image itself, in [0, 1].
+
+    Raises:
+        ValueError: the targets are class numbers, which cannot be mixed.
+    """
+    require(0 <= lam <= 1, "lam", lam, "a weight lies in [0, 1]")
+    soft = targets.is_floating_point() and targets.ndim == 2
+    allowed = "probabilities (B, num_classes): functional.one_hot(labels, num_classes).float()"
+    require(soft, "targets", f"{targets.dtype} {tuple(targets.shape)}", allowed)
+    return torch.lerp(images.flip(0), images, lam), torch.lerp(targets.flip(0), targets, lam)
+
+
+def _mirror(positions: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """Return positions (B, n) in reverse where `drawn` (B,) says so."""
+    return torch.where(drawn[:, None], positions.flip(1), positions)
+
+
+def _reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Return positions mirrored into [0, size) at the edges, the edge pixel not repeated: -2 becomes 2."""
+    positions = positions.abs()
+    return torch.where(positions < size, positions, 2 * (size - 1) - positions)
+
+
+def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Return float images (B, C, size, size), bilinear with antialiasing; the same tensor if it is of that size."""
+    if images.shape[-1] == size:
+        return images
+    return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
+def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Return images (N, C, H, W) whose pixels stand elsewhere: one random permutation of places for all of them."""
+    height, width = images.shape[-2:]
+    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    return images.flatten(2)[:, :, places].view_as(images)
+
+
+def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:
+    """Return a picture as uint8 (3, size, size): upright, its centre square, scaled with antialiasing.
+
+    Raises:
+        ValueError: the file is no picture, or only a part of one.
+    """
+    try:
+        with Image.open(picture) if not isinstance(picture, Image.Image) else picture.copy() as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # UnidentifiedImageError among them
+        raise ValueError(f"{picture} is no picture that Pillow can read whole: {error}") from error
+    square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+
+class _TrainingImages(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def images(self) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Per-channel mean and standard deviation of pixels in [0, 1]; it belongs to the weights trained with it."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # from JSON they come as lists
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return mean and standard deviation as JSON keeps them; `Normaliser(**…)` takes them back."""
+        return {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def fit(cls, split: "_TrainingImages") -> "Normaliser":
+        """Return mean and std over all pixels of a training split, exact: from a histogram in integers.
+
+        Raises:
+            ValueError: the split is not a training split.
+        """
+        require(split.name == "train", "split", split.name, "statistics come from the training split alone")
+        levels = torch.arange(256, dtype=torch.float64) / 255
+        mean, std = [], []
+        for channel in range(3):
+            values = split.images[:, channel].reshape(-1).cpu()
+            share = torch.bincount(values, minlength=256).double() / len(values)
+            mean.append(float(share @ levels))
+            std.append(float((share @ (levels - mean[-1]) ** 2).sqrt()))
+        return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Return float32 images (B, 3, H, W), in channels-last memory, from uint8 ones."""
+        scale, shift = _affine(self, images.shape[-2:], images.device)
+        return torch.addcmul(shift, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    def inverse(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the uint8 images that `self` maps to `images`; exact on its own output."""
+        scale, shift = _affine(self, images.shape[-2:], images.device)
+        return ((images.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+
+
+@functools.lru_cache(maxsize=16)
+def _affine(normaliser: Normaliser, size: tuple[int, int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return scale and shift as whole images (1, 3, H, W): a product with them is ten times as fast as broadcasting."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (normaliser.mean, normaliser.std))
+    pair = 1 / (255 * std), -mean / std
+    whole = (x.float().expand(1, 3, *size).contiguous(memory_format=torch.channels_last) for x in pair)
+    scale, shift = (x.to(device) for x in whole)
+    return scale, shift
+
+
+# Those that a configuration names by their class.
+TRANSFORMS: dict[str, type] = {
+    kind.__name__: kind for kind in (AlternatingFlip, ColourJitter, Cutout, Flip, PadCrop, Rotation, VerticalFlip)
+}

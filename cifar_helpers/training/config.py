@@ -1,0 +1,170 @@
+"""How a network is trained, as one frozen value."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from cifar_helpers._arguments import require, require_choice
+from cifar_helpers.data.transforms import (
+    TRANSFORMS,
+    ColourTransform,
+    GeometricTransform,
+    Transform,
+    describe_transform,
+)
+
+__all__ = ["TrainConfig"]
+
+_OPTIMIZERS = ("sgd", "adam", "adamw")
+_SCHEDULES = ("constant", "cosine", "triangular", "one-cycle")
+_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides how a network is trained, as plain values; the network itself is not among them.
+
+    An experiment is a difference: `dataclasses.replace(BASE, lr=0.2)`.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: peak learning rate, reached after the warm-up.
+        momentum: of SGD; Adam and AdamW keep their own betas.
+        weight_decay: applied to weights of two or more dimensions, never to biases and norms.
+        schedule: "constant", "cosine" to 0, "triangular" (linear up, linear down to 0), or "one-cycle", a cosine up
+            and a cosine down.
+        warmup: fraction of all steps in which the learning rate rises from 0, in [0, 1).
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        mixup: parameter of the Beta distribution from which a batch draws how to mix two images; 0 mixes none.
+        ema: decay per step of the mean of the weights that validation sees and the run returns; 0 takes no mean.
+        norm_bias_lr: factor on the learning rate of the biases of BatchNorm.
+        layer_lr_decay: factor on the learning rate from one layer to the one before it; below 1 the first layers of a
+            pretrained network hardly move.
+        image_sizes: pairs (share of all steps, pixels): from this share on, training images have this size. () leaves
+            them as they are; validation is always at full size.
+        augment: augmentations from `data.transforms`, or callables such as those of `torchvision.transforms.v2`,
+            applied in order to the training batches only.
+        patience: stop after this many epochs without a better validation accuracy; None never stops.
+        max_steps: stop after this many optimizer steps in all; None leaves it to `epochs`.
+        seed: decides order of images, augmentation and dropout; the initial weights are the model's.
+        precision: "auto" takes the fastest type that the device really has.
+        compile: run the model through `torch.compile`.
+        deterministic: on CUDA ask for deterministic kernels; a CPU is deterministic without it.
+
+    Raises:
+        ValueError: a value of a wrong type or out of range, named.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.05
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
+    norm_bias_lr: float = 1.0
+    layer_lr_decay: float = 1.0
+    image_sizes: tuple[tuple[float, int], ...] = ()
+    augment: tuple[Transform, ...] = ()
+    patience: int | None = None
+    max_steps: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        require_choice("optimizer", self.optimizer, _OPTIMIZERS)
+        require_choice("schedule", self.schedule, _SCHEDULES)
+        require_choice("precision", self.precision, _PRECISIONS)
+        for name in ("epochs", "batch_size", "patience", "max_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "a whole number of at least 1")
+        require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
+        require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
+        require(
+            0 < self.layer_lr_decay <= 1, "layer_lr_decay", self.layer_lr_decay, "a factor in (0, 1]; 1 is no decay"
+        )
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.mixup >= 0, "mixup", self.mixup, "0 for none, or a positive parameter; 0.2 is usual")
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
+        require(not self.nesterov or self.momentum > 0, "nesterov", True, "Nesterov needs a momentum above 0")
+
+    def _check_types(self) -> None:
+        """Raise a ValueError for a value that is not of its field's type; a bool is no number."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in _KINDS and not (value is None and field.name in ("patience", "max_steps")):
+                kind, allowed = _KINDS[field.type]
+                right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+                require(right, field.name, value, allowed)
+        _check_augment(self.augment)
+        _check_sizes(self.image_sizes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON-ready plain values; each augmentation is named by its class."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["image_sizes"] = [list(pair) for pair in self.image_sizes]
+        plain["augment"] = [describe_transform(transform) for transform in self.augment]
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration that `to_dict` turned into plain values; missing fields have their defaults.
+
+        Raises:
+            ValueError: an unknown field, or an augmentation that is not of `data.transforms`: pass it again yourself.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in plain:
+            require_choice("field", name, known)
+        sizes = tuple((share, size) for share, size in plain.get("image_sizes", ()))
+        augment = tuple(_make_transform(row) for row in plain.get("augment", ()))
+        return cls(**{**plain, "image_sizes": sizes, "augment": augment})
+
+
+_KINDS: dict[object, tuple[type, str]] = {
+    int: (Integral, "a whole number"),
+    int | None: (Integral, "a whole number, or None"),
+    float: (Real, "a number"),
+    bool: (bool, "True or False"),
+    str: (str, "a text"),
+}
+
+
+def _check_augment(augment: object) -> None:
+    require(isinstance(augment, tuple), "augment", augment, "a tuple, also of one: augment=(Flip(),)")
+    for transform in augment:  # type: ignore[attr-defined]  # it is a tuple
+        right = not isinstance(transform, type) and (
+            isinstance(transform, GeometricTransform | ColourTransform) or callable(transform)
+        )
+        require(right, "augment", augment, "instances of augmentations, or callables: augment=(Flip(), PadCrop(4))")
+
+
+def _check_sizes(sizes: object) -> None:
+    allowed = "rising shares from 0 to below 1, each with whole pixels of 8 or more: ((0, 24), (0.5, 32))"
+    pairs = isinstance(sizes, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
+    require(pairs, "image_sizes", sizes, allowed)
+    shares = [share for share, _ in sizes]  # type: ignore[attr-defined]  # it is a tuple of pairs
+    numbers = all(isinstance(share, Real) for share in shares)
+    ordered = numbers and shares == sorted(set(shares)) and shares[:1] in ([], [0]) and all(s < 1 for s in shares)
+    sized = all(isinstance(size, int) and size >= 8 for _, size in sizes)  # type: ignore[attr-defined]
+    require(ordered and sized, "image_sizes", sizes, allowed)
+
+
+def _make_transform(row: Mapping[str, Any]) -> Transform:
+    name = row["name"]
+    advice = f"one of {', '.join(TRANSFORMS)}; another one is passed by yourself: replace(config, augment=(…,))"
+    require(name in TRANSFORMS, "augment", name, advice)
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items() if key != "name"}
+    return TRANSFORMS[name](**values)

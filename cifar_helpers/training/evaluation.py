@@ -1,0 +1,112 @@
+"""Logits, loss and accuracy of a model on batches; nothing of the model is changed."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from cifar_helpers import metrics
+from cifar_helpers._contract import Batch, Ordered
+from cifar_helpers.metrics import Sums
+
+__all__ = ["Loss", "check_normaliser", "evaluate", "evaluating", "on_device", "predict", "refuse_hidden_labels"]
+
+# Logits (B, C) and what the batches hold beside images, to the mean over the batch.
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without a graph; restore the mode of every submodule, also after an error."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def predict(model: nn.Module, batches: Iterable[Batch], tta: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 logits (N, C) and int64 labels (N,) of all batches, on the CPU.
+
+    Computed in float32 on every device, so that no count depends on the batch size. Batches are moved to the device
+    of the model.
+
+    Args:
+        batches: `data.Batches` are served in order and unchanged, anything else as it comes.
+        tta: test-time augmentation, the mean of the logits of an image and its mirror image, at twice the cost.
+
+    Raises:
+        ValueError: the batches are normalised otherwise than the model, a pretrained one, was trained with.
+    """
+    scored = ((logits.float().cpu(), labels.cpu()) for logits, labels in _score(model, batches, tta))
+    with evaluating(model):
+        logits, labels = zip(*scored, strict=True)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss: Loss | None = None) -> Sums:
+    """Return loss and correct answers summed over all examples; `batches` and `tta` as in `predict`.
+
+    Args:
+        loss: your own instead of the cross-entropy; a batch counts by its number of examples.
+
+    Raises:
+        ValueError: the labels are hidden, as a competition does with those of its test images.
+    """
+    refuse_hidden_labels(batches)
+    if loss is None:
+        return metrics.sums(*predict(model, batches, tta))
+    loss_sum, correct, count = 0.0, 0, 0
+    with evaluating(model):
+        for logits, labels in _score(model, batches, tta):
+            loss_sum += loss(logits.float(), labels).item() * len(labels)
+            correct += int(metrics.count_correct(logits, labels))
+            count += len(labels)
+    return Sums(loss_sum, correct, count)
+
+
+def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Batch]:
+    """Yield logits and labels of each batch, on the device of the model."""
+    check_normaliser(model, batches)
+    parameter = next(model.parameters(), None)
+    served = batches.ordered() if isinstance(batches, Ordered) else batches
+    for images, labels in served if parameter is None else on_device(served, parameter.device):
+        yield ((model(images) + model(images.flip(-1))) / 2 if tta else model(images)), labels
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """Yield the batches on the device; to CUDA from pinned memory and without waiting for the copy."""
+    for images, labels in batches:
+        yield _move(images, device), _move(labels, device)
+
+
+def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.device.type == device.type and device.index in (None, tensor.device.index):
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def check_normaliser(model: object, batches: object) -> None:
+    """Raise a ValueError if a pretrained model, which knows its normaliser, is given batches of another one."""
+    known, given = getattr(model, "normaliser", None), getattr(batches, "normaliser", None)
+    if None not in (known, given) and known != given:
+        raise ValueError(
+            f"the model was pretrained on images normalised with {known}, these are normalised with {given}; "
+            "make them with make_batches(train, val, device, model.normaliser)"
+        )
+
+
+def refuse_hidden_labels(batches: object) -> None:
+    """Raise a ValueError if the labels of these batches are hidden."""
+    if getattr(batches, "labels_hidden", False):
+        raise ValueError(
+            "every label of this test split is 0: they are hidden, and an accuracy against them means nothing. Judge "
+            "on `val`; what is asked for is a file, submission.write_submission"
+        )

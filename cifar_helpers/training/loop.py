@@ -1,0 +1,449 @@
+"""The training loop: one epoch, and `fit`, which can be killed at any moment and resumed.
+
+Nothing here knows where images come from: batches are any iterable of (images, labels).
+"""
+
+import itertools
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from cifar_helpers import metrics
+from cifar_helpers._arguments import require
+from cifar_helpers._contract import Batch
+from cifar_helpers._hashing import hash_json, hash_weights
+from cifar_helpers._storage import CheckpointError
+from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.metrics import Sums
+from cifar_helpers.runtime import (
+    Timer,
+    autocast,
+    deterministic_kernels,
+    environment,
+    pick_device,
+    private_randomness,
+)
+from cifar_helpers.training._plan import (
+    MakeScheduler,
+    Optimizer,
+    Plan,
+    Scheduler,
+    check_arguments,
+    check_first_batches,
+    make_plan,
+)
+from cifar_helpers.training.callbacks import BestWeights, Callback, EarlyStopping, _CallbackList
+from cifar_helpers.training.checkpoint import (
+    Checkpoint,
+    code_digest,
+    differing_keys,
+    load_checkpoint,
+    load_optimizer_state,
+    optimizer_state,
+    save_checkpoint,
+)
+from cifar_helpers.training.config import TrainConfig
+from cifar_helpers.training.evaluation import Loss, evaluate, on_device
+from cifar_helpers.training.optim import set_lr
+from cifar_helpers.training.records import EpochRecord, RunRecord, TrainingDiverged
+
+__all__ = ["fit", "sweep", "tabulate", "train_epoch"]
+
+
+def train_epoch(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: Loss = metrics.cross_entropy,
+    lrs: Iterable[float | None] = itertools.repeat(None),
+    dtype: torch.dtype = torch.float32,
+    scaler: torch.amp.GradScaler | None = None,
+    after_step: Callable[[], object] | None = None,
+) -> Sums:
+    """Take one optimizer step per batch and return `loss` and correct answers, summed over the examples as trained on.
+
+    Args:
+        batches: images with labels (B,), or with probabilities (B, C), of which the largest counts as the label; they
+            are moved to the device of the model.
+        loss: logits (B, C) and what the batches hold beside images, to the mean over the batch.
+        lrs: the learning rate of each step; None leaves the optimizer's own.
+        dtype: number format of the matrix products.
+        scaler: for float16, whose small gradients would vanish.
+        after_step: called after every step.
+
+    Raises:
+        TrainingDiverged: the loss is not finite; on a CPU before the step that would spoil the weights.
+    """
+    model.train()
+    loss_sum: Any = 0.0
+    correct: Any = 0
+    count = 0
+    served = on_device(batches, next(model.parameters()).device)
+    for step, ((images, labels), lr) in enumerate(zip(served, lrs, strict=False)):
+        if lr is not None:
+            set_lr(optimizer, lr)
+        with autocast(images.device, dtype):
+            logits = model(images)
+        batch_loss = loss(logits, labels)
+        if images.device.type == "cpu" and not math.isfinite(batch_loss.item()):
+            raise TrainingDiverged(_explain_divergence(f"at step {step} of this epoch", optimizer))
+        optimizer.zero_grad(set_to_none=True)
+        _take_step(batch_loss, optimizer, scaler)
+        if after_step is not None:
+            after_step()
+        loss_sum += batch_loss.detach() * len(labels)
+        correct += metrics.count_correct(logits.detach(), labels)
+        count += len(labels)
+    if not math.isfinite(loss_sum):
+        raise TrainingDiverged(_explain_divergence("somewhere in this epoch", optimizer))
+    return Sums(float(loss_sum), int(correct), count)
+
+
+def _take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+    """Differentiate the loss and step, through the scaler where there is one."""
+    if scaler is None:
+        loss.backward()
+        optimizer.step()
+    else:
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+
+def _explain_divergence(where: str, optimizer: torch.optim.Optimizer) -> str:
+    """Return what to do about a loss that is no number; `where` says when it was noticed."""
+    lr = optimizer.param_groups[0]["lr"]
+    return (
+        f"The loss is not finite {where}, with learning rate {lr:g}. Try a tenth of it, a "
+        "warm-up, or look for NaN in the images. A checkpoint, if one was asked for, holds the epoch before."
+    )
+
+
+def fit(
+    model: nn.Module,
+    train: Iterable[Batch],
+    val: Iterable[Batch],
+    config: TrainConfig | None = None,
+    *,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    scheduler: Scheduler | MakeScheduler | None = None,
+    scheduler_every: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | None = None,
+    name: str = "run",
+    device: str | torch.device | None = None,
+    force: bool = False,
+    verbose: bool = True,
+) -> RunRecord:
+    """Train `model` in place, leave it with its best weights by validation, and return the record of the run.
+
+    What is random depends on (config.seed, epoch) alone, so a run that was killed and resumes from its checkpoint ends
+    with the same bits as one that was not. Called again with the same arguments, it goes on where it was stopped, or
+    loads what it finished.
+
+    Args:
+        train: `data.Batches`, whose epochs are shuffled and augmented as `config` says, or a DataLoader or list of
+            batches (images, labels), which is taken as it is. A DataLoader follows `config.seed` too, unless it has a
+            generator of its own or persistent workers, whose random states no checkpoint knows.
+        val: batches for choosing the best epoch; never the test split. Both are moved to `device`.
+        config: by default `TrainConfig()`.
+        loss: logits (B, C) and labels (B,) to the mean over the batch, for training and validation; by default the
+            cross-entropy, with the label smoothing of `config` in training.
+        optimizer: an optimizer, or a function of the model that makes one; by default that of `config`. Its rates are
+            its own; a schedule of `config` multiplies them.
+        scheduler: a scheduler of torch, or a function of the optimizer that makes one, in place of the schedule of
+            `config`.
+        scheduler_every: "step" or "epoch"; by default as torch documents it, OneCycleLR and CyclicLR after every step,
+            all others after every epoch. ReduceLROnPlateau is given the validation loss, or accuracy in mode "max".
+        callbacks: functions (record, model) or objects with `on_epoch_end` and so on, see `training.callbacks`. One
+            that returns True ends the training.
+        checkpoint: file to save after every epoch and to resume from. A finished one is loaded, not trained again.
+        device: by default that of `train`, else the fastest there is.
+        force: resume although code, machine or versions differ; the record says which.
+        verbose: print one line per epoch.
+
+    Raises:
+        ValueError: the arguments do not fit together, or a field of `config` would not be used; no step was taken.
+        CheckpointError: the checkpoint is damaged or belongs to another run, or to other data.
+        TrainingDiverged: the loss is no longer finite.
+    """
+    config = config or TrainConfig()
+    device = pick_device(device or getattr(train, "device", None))
+    check_arguments(model, train, val, config)
+    path = None if checkpoint is None else Path(checkpoint)
+    require(
+        path is None or not path.is_dir(), "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors"
+    )
+    watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
+    best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch documents it so
+    with private_randomness(device), deterministic_kernels(config.deterministic):
+        num_classes = check_first_batches(model, train, val, device)
+        plan = make_plan(
+            model,
+            train,
+            val,
+            config,
+            device,
+            loss=loss,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            scheduler_every=scheduler_every,
+            num_classes=num_classes,
+            identify=path is not None,
+        )
+        run = _Run(name, model, val, plan, best, path, getattr(train, "class_names", ()))
+        finished = run.resume(force)
+        over = watching.on_fit_start(run.history, model) or finished
+        while len(run.history) < plan.epochs and not over:
+            record = run.train_one_epoch()
+            run.save(finished=len(run.history) == plan.epochs)
+            if verbose:
+                print(_epoch_line(name, run.history, plan.epochs), flush=True)
+            over = watching.on_epoch_end(record, run.judged)
+        if not finished and len(run.history) < plan.epochs:
+            run.save(finished=True)
+    model.load_state_dict(best.weights)
+    found = run.record()
+    watching.on_fit_end(found, model)
+    return found
+
+
+class _Run:
+    """What one call of `fit` has done so far, and how it goes on."""
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        val: Iterable[Batch],
+        plan: Plan,
+        best: BestWeights,
+        path: Path | None,
+        class_names: Sequence[str],
+    ) -> None:
+        self.name, self.model, self.val, self.plan, self.best, self.path = name, model, val, plan, best, path
+        self.class_names = tuple(class_names)
+        self.history: list[EpochRecord] = []
+        self.identity = plan.identity
+        self.environment = environment(plan.device) | {
+            "dtype": str(plan.dtype).removeprefix("torch."),
+            "code": code_digest(),
+        }
+        self.sha256: str | None = None
+        best.restore((), {})
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and returned: the mean of the weights, where one is taken."""
+        return self.plan.average.module if self.plan.average else self.model
+
+    def train_one_epoch(self) -> EpochRecord:
+        """Train and validate, remember the weights if they are the best, and return the epoch's record."""
+        plan, epoch = self.plan, len(self.history)
+        lrs = plan.lrs(epoch)
+        torch.manual_seed(plan.seed_of(epoch))
+        with Timer(plan.device) as timer:
+            trained = train_epoch(
+                plan.forward,
+                _show_bar(plan.serve(epoch), plan.steps(epoch), self.name),
+                plan.optimizer,
+                loss=plan.loss,
+                lrs=lrs,
+                dtype=plan.dtype,
+                scaler=plan.scaler,
+                after_step=self._after_step,
+            )
+            validated = evaluate(self.judged, self.val, loss=plan.val_loss)
+        if not math.isfinite(validated.loss):
+            raise TrainingDiverged(_explain_divergence("after this epoch, in validation", plan.optimizer))
+        record = EpochRecord(
+            epoch + 1,
+            epoch * plan.steps_per_epoch + plan.steps(epoch),
+            plan.optimizer.param_groups[0]["lr"] if lrs[-1] is None else lrs[-1],
+            trained.loss,
+            trained.accuracy,
+            validated.loss,
+            validated.accuracy,
+            timer.seconds,
+        )
+        self._after_epoch(record)
+        self.history.append(record)
+        self.best.on_epoch_end(record, self.judged)
+        return record
+
+    def _after_step(self) -> None:
+        if self.plan.average is not None:
+            self.plan.average.update_parameters(self.model)
+        if self.plan.scheduler is not None and self.plan.scheduled_by_step:
+            self.plan.scheduler.step()
+
+    def _after_epoch(self, record: EpochRecord) -> None:
+        scheduler = self.plan.scheduler
+        if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            scheduler.step(record.val_accuracy if scheduler.mode == "max" else record.val_loss)
+        elif scheduler is not None and not self.plan.scheduled_by_step:
+            scheduler.step()
+
+    def save(self, finished: bool) -> None:
+        """Write the checkpoint, if one was asked for."""
+        if self.path is None:
+            return
+        plan = self.plan
+        tensors, values = optimizer_state(plan.optimizer)
+        settings = {
+            "optimizer": values,
+            "scheduler": plan.scheduler and plan.scheduler.state_dict(),
+            "scaler": plan.scaler and plan.scaler.state_dict(),
+        }
+        state = {
+            "last": self.model.state_dict(),
+            "optimizer": tensors,
+            "average": plan.average.state_dict() if plan.average else {},
+        }
+        normaliser = self.identity["data"]["normaliser"]
+        checkpoint = Checkpoint(
+            weights=self.best.weights,
+            identity=self.identity,
+            history=tuple(self.history),
+            class_names=self.class_names,
+            normaliser=Normaliser(**normaliser) if normaliser else None,
+            environment=self.environment,
+            finished=finished,
+            state=state,
+            settings=settings,
+        )
+        self.sha256 = save_checkpoint(self.path, checkpoint)
+
+    def resume(self, force: bool) -> bool:
+        """Take up what an earlier call has left in the checkpoint, say so, and return whether it had finished.
+
+        Raises:
+            CheckpointError: damaged, of another run or other data, or unfinished and from another machine or code.
+        """
+        if self.path is None or not self.path.exists():
+            return False
+        found = load_checkpoint(self.path)
+        self._compare(found, force)
+        forced = differing_keys(found.environment, self.environment) if force else []
+        self.environment = found.environment | ({"forced": forced} if forced else {})
+        self.history, self.identity, self.sha256 = list(found.history), found.identity, found.sha256
+        self.best.restore(self.history, {k: v.to(self.plan.device) for k, v in found.weights.items()})
+        if found.finished:
+            print(f"{self.name}: trained before, loaded from {self.path.name}", flush=True)
+            return True
+        same = hash_weights(self.model) == found.identity["model"]["weights"]
+        replaced = "" if same else "; the weights that the model had are replaced"
+        print(f"{self.name}: goes on from {self.path.name} after epoch {len(self.history)}{replaced}", flush=True)
+        self._take_up(found)
+        return False
+
+    def _compare(self, found: Checkpoint, force: bool) -> None:
+        """Raise a CheckpointError unless the checkpoint is of this run. The weights a run began with do not count."""
+        begun = {key: value for key, value in found.identity["model"].items() if key != "weights"}
+        wanted = {key: value for key, value in self.identity["model"].items() if key != "weights"}
+        other = differing_keys(found.identity | {"model": begun}, self.identity | {"model": wanted})
+        machine = [] if found.finished or force else differing_keys(found.environment, self.environment)
+        if other or machine:
+            advice = "Choose another path or delete the file" if other else "Delete the file, or pass force=True"
+            raise CheckpointError(f"{self.path} does not continue this run: {'; '.join(other + machine)}. {advice}.")
+
+    def _take_up(self, found: Checkpoint) -> None:
+        plan, settings = self.plan, found.settings
+        self.model.load_state_dict(found.state["last"])
+        load_optimizer_state(plan.optimizer, found.state.get("optimizer", {}), settings.get("optimizer", {}))
+        if plan.average:
+            plan.average.load_state_dict(found.state["average"])
+        if plan.scheduler and settings.get("scheduler"):
+            plan.scheduler.load_state_dict(settings["scheduler"])
+        if plan.scaler and settings.get("scaler"):
+            plan.scaler.load_state_dict(settings["scaler"])
+
+    def record(self) -> RunRecord:
+        return RunRecord(
+            name=self.name,
+            run_hash=hash_json(self.identity),
+            **self.identity,
+            history=tuple(self.history),
+            best_epoch=self.best.epoch,
+            seconds=sum(record.seconds for record in self.history),
+            stopped_early=len(self.history) < self.plan.epochs,
+            environment=self.environment,
+            checkpoint_sha256=self.sha256,
+        )
+
+
+def _show_bar(batches: Iterable[Batch], steps: int, name: str) -> Iterable[Batch]:
+    """Return the batches, behind a progress bar where a person watches a terminal."""
+    return tqdm(batches, name, steps, leave=False, disable=not sys.stdout.isatty(), file=sys.stdout)
+
+
+def _epoch_line(name: str, history: Sequence[EpochRecord], epochs: int) -> str:
+    """Return one line on the last epoch, with the time that the rest will take."""
+    e = history[-1]
+    left = (epochs - e.epoch) * sum(record.seconds for record in history) / len(history)
+    return (
+        f"{name}: epoch {e.epoch}/{epochs} · train loss {e.train_loss:.3f}, accuracy {e.train_accuracy:.2%} · "
+        f"val loss {e.val_loss:.3f}, accuracy {e.val_accuracy:.2%} · {e.seconds:.1f} s, {left:.0f} s left"
+    )
+
+
+# --- several runs ---
+
+
+def sweep(
+    configs: Mapping[str, TrainConfig],
+    build: Callable[[str, TrainConfig], nn.Module],
+    train: Iterable[Batch],
+    val: Iterable[Batch],
+    *,
+    seeds: Iterable[int] = (0,),
+    checkpoint: Callable[[str], str | Path] | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, list[RunRecord | None]]:
+    """Fit every configuration with every seed on equal budgets, and return the records by name; None: it diverged.
+
+    Prints one line per run.
+
+    Args:
+        configs: names to configurations of the same epochs, max_steps and patience.
+        build: a name and its configuration, whose `seed` is one of `seeds`, to the network.
+        checkpoint: the name of a run to the path of its checkpoint; a killed sweep then resumes.
+
+    Raises:
+        ValueError: the budgets differ; nothing was trained.
+    """
+    budgets = {(config.epochs, config.max_steps, config.patience) for config in configs.values()}
+    if len(budgets) > 1:
+        raise ValueError(f"a sweep compares equal budgets, and (epochs, max_steps, patience) are {sorted(budgets)}")
+    records: dict[str, list[RunRecord | None]] = {name: [] for name in configs}
+    for (name, config), seed in itertools.product(configs.items(), seeds):
+        label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
+        path = checkpoint and checkpoint(label)
+        model = build(name, seeded)
+        try:
+            found = fit(model, train, val, seeded, name=label, checkpoint=path, device=device, verbose=False)
+        except TrainingDiverged as error:
+            records[name].append(None)
+            print(f"{label}: {error}", flush=True)
+        else:
+            records[name].append(found)
+            print(found, flush=True)
+    return records
+
+
+def tabulate(
+    runs: Mapping[str, Sequence[RunRecord | None]], field: str = "val_accuracy", diverged: float = math.nan
+) -> torch.Tensor:
+    """Return a field of all runs of a sweep, float64 (configurations, seeds); `diverged` where there is no record."""
+    rows = [[diverged if run is None else getattr(run, field) for run in row] for row in runs.values()]
+    return torch.tensor(rows, dtype=torch.float64)

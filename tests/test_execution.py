@@ -1,0 +1,121 @@
+"""Executing notebooks with real kernels: good ones, failing ones and ones whose kernel is killed."""
+
+import os
+import time
+
+import nbformat
+import pytest
+from notebook_files import DRAW, write_notebook
+
+from cifar_helpers.course.notebooks import execute, find_notebooks, merge_streams, replace_source, run_notebooks
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Return the output folder and the results of a good and a failing notebook, executed in this order."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    out = folder / "build"
+    write_notebook(folder / "01_good.ipynb", DRAW, "print('a')\nprint('b')", "import os; os.environ['CIFAR_PROFILE']")
+    write_notebook(folder / "02_bad.ipynb", "x = 1", "raise KeyError('no such class')", "print('never')")
+    environment = {"CIFAR_PROFILE": "quick", "CIFAR_OUT": str(out)}
+    return out, run_notebooks(find_notebooks(folder), out, environment)
+
+
+def test_a_good_notebook_leaves_a_clean_executed_copy(executed):
+    _, (good, _) = executed
+    assert good.error is None
+    assert good.seconds > 0
+    assert good.peak_bytes > 20 * 2**20
+    cells = nbformat.read(good.executed, as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2, 3]
+    assert cells[1].outputs[0].text == "a\nb\n"
+    assert cells[2].outputs[0].data["text/plain"] == "'quick'"
+    assert "image/png" in cells[0].outputs[-1].data
+    assert all("execution" not in cell.metadata for cell in cells)
+
+
+def test_a_failing_notebook_names_cell_and_error_and_stops_there(executed):
+    _, (_, bad) = executed
+    assert bad.error == "cell 2: KeyError: 'no such class'"
+    cells = nbformat.read(bad.executed, as_version=4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2, None]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_dead_kernel_is_noticed_within_ten_seconds(tmp_path):
+    last_words = f"open({str(tmp_path / 'time')!r}, 'w').write(str(time.time()))"
+    path = write_notebook(
+        tmp_path / "01_killed.ipynb", "import os, signal, time", f"{last_words}\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    result = execute(path, tmp_path / "copy.ipynb", {})
+    assert time.time() - float((tmp_path / "time").read_text()) < 10
+    assert result.error == "cell 2: the kernel died (out of memory, or killed from outside)"
+    assert result.executed.exists()
+
+
+def test_a_cell_that_takes_too_long_is_named(tmp_path):
+    path = write_notebook(tmp_path / "01_slow.ipynb", "import time", "time.sleep(60)")
+    result = execute(path, tmp_path / "copy.ipynb", {}, timeout=2)
+    assert result.error.startswith("cell 2: ")
+
+
+def test_notebooks_are_found_in_order_and_by_number(tmp_path):
+    for name in ("10_b.ipynb", "02_a.ipynb", "notes.ipynb"):
+        write_notebook(tmp_path / name)
+    assert [path.name for path in find_notebooks(tmp_path)] == ["02_a.ipynb", "10_b.ipynb"]
+    assert [path.name for path in find_notebooks(tmp_path, "10")] == ["10_b.ipynb"]
+    with pytest.raises(ValueError, match="only='07'"):
+        find_notebooks(tmp_path, "07")
+
+
+def test_pieces_of_a_stream_are_joined():
+    out, err = (
+        lambda text, n=name: nbformat.v4.new_output("stream", name=n, text=text) for name in ("stdout", "stderr")
+    )
+    cell = nbformat.v4.new_code_cell(outputs=[out("a"), out("b"), err("c"), out("d")])
+    merge_streams(cell)
+    assert [(o.name, o.text) for o in cell.outputs] == [("stdout", "ab"), ("stderr", "c"), ("stdout", "d")]
+
+
+def test_outside_the_repository_it_is_said_what_is_needed(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"no notebooks in .*: expected the folder notebooks/ of the repository"
+    ) as error:
+        find_notebooks(tmp_path / "notebooks")
+    assert "git clone https://" in str(error.value)
+    assert "--notebooks FOLDER" in str(error.value)
+    write_notebook(tmp_path / "notes.ipynb")
+    with pytest.raises(ValueError, match="no notebooks in"):
+        find_notebooks(tmp_path, "01")
+
+
+def test_an_executed_copy_takes_the_place_of_its_source_alone(tmp_path):
+    path = write_notebook(tmp_path / "01_good.ipynb", "print('fine')")
+    result = execute(path, tmp_path / "copy.ipynb", {})
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n")  # changed while it ran
+    with pytest.raises(ValueError, match="changed while it was executed"):
+        replace_source(path, result)
+    assert path.read_bytes() == before + b"\n"
+    path.write_bytes(before)
+    replace_source(path, result)
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.cells[0].outputs[0].text == "fine\n"
+    assert "cifar_helpers" not in notebook.metadata
+    path.unlink()
+    with pytest.raises(ValueError, match="changed while it was executed"):
+        replace_source(path, result)
+
+
+def test_a_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = write_notebook(tmp_path / "01_good.ipynb", "1")
+    result = execute(path, tmp_path / "copy.ipynb", {})
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        replace_source(path, result)
+    assert path.read_bytes() == before

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from cifar_helpers._storage import append_line, read_lines
+from cifar_helpers.course.recipes import CHAIN, find_runs, read_result
+from cifar_helpers.course.results import BEGIN, END, fill_results, results_markdown
+from cifar_helpers.course.workspace import Workspace, kept_path, read_kept
+from cifar_helpers.data.download import SOURCES
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_readme_says_what_the_logs_say():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{BEGIN}\n{results_markdown(ROOT)}\n{END}" in readme, "python -m cifar_helpers report"
+
+
+@pytest.mark.parametrize("dataset", SOURCES)
+def test_what_notebook_08_reads_is_published_and_of_one_network(dataset):
+    """Else it would train for an hour where a clone should only read, or join one network's figures with another's."""
+    workspace = Workspace("report", "full", "", "real", ROOT, ROOT / "build")
+    looks = [
+        row for row in read_lines(workspace.test_access_log) if (row["kind"], row["dataset"]) == ("final", dataset)
+    ]
+    asked = [(step, 0) for step in CHAIN] + [(CHAIN[-1], 1), (CHAIN[-1], 2)]
+    for step, seed in asked:
+        row = find_runs(dataset, workspace, seed)[step]
+        left = read_result(row, workspace, logits=(step, seed) == (CHAIN[-1], 0))
+        assert left, row["name"]
+        weights = read_kept(kept_path(workspace.figures, row["name"], "ranks"))[1]["weights"]
+        look = [look for look in looks if look["purpose"] == row["name"]][-1]
+        assert (look["run_hash"], look["weights"]) == (row["run_hash"], weights)
+        assert look["result"]["correct"] == int((left.ranks == 0).sum())
+
+
+def test_a_step_without_a_run_on_real_data_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_helpers.course.recipes.home_folder", lambda: tmp_path)
+    for row in read_lines(ROOT / "figures" / "runs.jsonl"):
+        if row["name"] != "cnn-cifar100":
+            append_line(tmp_path / "figures" / "runs.jsonl", row)
+    with pytest.raises(ValueError, match="no run of 'cnn' on cifar100: python -m cifar_helpers train cnn"):
+        results_markdown(tmp_path)
+
+
+def test_a_test_accuracy_comes_from_a_look_at_the_same_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_helpers.course.recipes.home_folder", lambda: tmp_path)
+    rows = read_lines(ROOT / "figures" / "runs.jsonl")
+    for row in rows:
+        append_line(tmp_path / "figures" / "runs.jsonl", row)
+    finals = [row for row in rows if row["name"] == "final-cifar10" and row["data_source"] == "real"]
+    result = {"loss_sum": 1.0, "correct": 8_950, "count": 10_000}
+    for run_hash in (finals[-1]["run_hash"], "another"):
+        look = {"kind": "final", "run_hash": run_hash, "result": result}
+        append_line(tmp_path / "figures" / "test_access.jsonl", look)
+    table = results_markdown(tmp_path)
+    assert table.count("89.5 (88.9 to 90.1)") == 1
+    assert "89.5" in next(line for line in table.splitlines() if line.startswith("| final |"))
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# A page\n")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        fill_results(page, "table")
+    assert page.read_text() == "# A page\n"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    fill_results(page, "new")
+    assert page.read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+
+
+def test_a_missing_page_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*README\.md; expected the README of the repository"):
+        fill_results(tmp_path / "README.md", "table")
+    assert not list(tmp_path.iterdir())
