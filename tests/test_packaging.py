@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from test_imports import LEVELS
 
 import cifar_helpers
 
@@ -290,6 +291,12 @@ def test_one_version_stands_everywhere():
     assert re.findall(r"^date-released: (.*)$", citation, flags=re.M) == [versions[0][1]]
     assert versions == sorted(versions, key=lambda row: Version(row[0]), reverse=True)
     assert all(re.search(rf"^\[{re.escape(version)}\]: https://", changelog, flags=re.M) for version, _ in versions)
+
+
+def test_the_guide_shows_the_import_levels_that_are_tested():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| (`[^|]+`) \| [^|]+ \|$", guide, flags=re.M)
+    assert [tuple(re.findall(r"`(\w+)`", row)) for row in rows] == [level for level in LEVELS if level[0][:2] != "__"]
 
 
 def test_pre_commit_runs_the_ruff_of_ci():

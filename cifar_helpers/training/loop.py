@@ -209,7 +209,7 @@ def fit(
             run.save(finished=len(run.history) == plan.epochs)
             if verbose:
                 print(_epoch_line(name, run.history, plan.epochs), flush=True)
-            over = watching.on_epoch_end(record, run.judged)
+            over = watching.on_epoch_end(record, run.evaluated)
         if not finished and len(run.history) < plan.epochs:
             run.save(finished=True)
     model.load_state_dict(best.weights)
@@ -243,7 +243,7 @@ class _Run:
         best.restore((), {})
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The network that is validated and returned: the mean of the weights, where one is taken."""
         return self.plan.average.module if self.plan.average else self.model
 
@@ -263,7 +263,7 @@ class _Run:
                 scaler=plan.scaler,
                 after_step=self._after_step,
             )
-            validated = evaluate(self.judged, self.val, loss=plan.val_loss)
+            validated = evaluate(self.evaluated, self.val, loss=plan.val_loss)
         if not math.isfinite(validated.loss):
             raise TrainingDiverged(_explain_divergence("after this epoch, in validation", plan.optimizer))
         record = EpochRecord(
@@ -278,7 +278,7 @@ class _Run:
         )
         self._after_epoch(record)
         self.history.append(record)
-        self.best.on_epoch_end(record, self.judged)
+        self.best.on_epoch_end(record, self.evaluated)
         return record
 
     def _after_step(self) -> None:
