@@ -63,6 +63,8 @@ def check_batch(name: str, batch: object) -> None:
         kinds = ", ".join(type(part).__name__ for part in parts)
         raise ValueError(f"{name} serves batches of ({kinds}); expected pairs of tensors (images, labels)")
     images, labels = parts
+    if labels.ndim == 0:
+        raise ValueError(f"{name} serves single images; expected batches: put the Dataset into a DataLoader")
     if len(labels) == 0:
         raise ValueError(f"{name} holds an empty batch; expected at least one image")
     if images.dtype != torch.float32:
@@ -70,7 +72,8 @@ def check_batch(name: str, batch: object) -> None:
     if images.ndim == 4 and images.shape[-1] == 3 and images.shape[1] != 3:
         raise ValueError(f"{name} images have shape {tuple(images.shape)}, channels last: images.permute(0, 3, 1, 2)")
     if labels.dtype != torch.int64:
-        raise ValueError(f"{name} labels are {labels.dtype}; expected torch.int64 class numbers: labels.long()")
+        advice = "labels.long(), and what a loss needs instead, such as one_hot(labels), is made inside the loss"
+        raise ValueError(f"{name} labels are {labels.dtype}; expected torch.int64 class numbers: {advice}")
     if labels.shape != images.shape[:1]:
         raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected ({len(images)},)")
 

@@ -17,7 +17,9 @@ from torch import nn
 SHORT = 12  # digits that tell a few thousand runs apart
 
 # Classes and functions of these are known by their names; those of a reader by their code.
-_LIBRARIES = {*sys.stdlib_module_names, "builtins", "torch", "torchvision", "numpy", "PIL"} - {"__main__"}
+_LIBRARIES = {*sys.stdlib_module_names, "builtins", "torch", "torchvision", "numpy", "PIL", "cifar_helpers"} - {
+    "__main__"
+}
 
 
 def hash_json(value: object) -> str:
@@ -42,8 +44,8 @@ def hash_weights(model: nn.Module) -> str:
 def hash_object(value: object) -> str:
     """Return twelve digits that identify what an object holds, such as a Dataset with its transforms.
 
-    Tensors and arrays count by their bytes, functions and classes of the reader by their code, files that are named by
-    a whole path by size and time of change. States of random generators do not count.
+    Tensors and arrays count by their bytes, functions and classes of the reader by their code and the plain values that
+    it names, files that are named by a whole path by size and time of change. States of random generators do not count.
 
     Raises:
         ValueError: it holds something without content, such as an open file or a lock.
@@ -54,6 +56,22 @@ def hash_object(value: object) -> str:
     except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError, NotImplementedError) as error:
         raise ValueError(f"a {type(value).__name__} cannot be hashed: {str(error).splitlines()[0]}") from error
     return sink.sha.hexdigest()[:SHORT]
+
+
+_PLAIN = (bool, int, float, str, tuple)
+_UNTOLD = ("__module__", "__qualname__", "__doc__", "__firstlineno__", "__static_attributes__", "__match_args__")
+
+
+def _globals_of(function: types.FunctionType) -> dict[str, object]:
+    """Return the functions and plain values outside a function that its code names; objects do not count."""
+    found = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    return {name: value for name, value in found.items() if isinstance(value, (types.FunctionType, *_PLAIN))}
+
+
+def hash_code(classes: Iterable[type]) -> str | None:
+    """Return twelve digits of the code of a reader's classes; None if all are of libraries."""
+    theirs = sorted({kind for kind in classes if kind.__module__.split(".")[0] not in _LIBRARIES}, key=repr)
+    return hash_object(theirs) if theirs else None
 
 
 class _Sink(io.RawIOBase):
@@ -92,12 +110,14 @@ class _Pickler(pickle.Pickler):
             self._known.add(id(value))
         if isinstance(value, types.FunctionType):
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
-            return "function", value.__qualname__, value.__code__, value.__defaults__, cells
+            return "function", value.__qualname__, value.__code__, value.__defaults__, cells, _globals_of(value)
         if isinstance(value, types.CodeType):
             return "code", value.co_code, value.co_consts, value.co_names
         if isinstance(value, type):
-            members = [member for member in vars(value).values() if isinstance(member, types.FunctionType)]
-            return "class", value.__qualname__, members
+            bases = [base for base in value.__bases__ if base.__module__.split(".")[0] not in _LIBRARIES]
+            kinds = (types.FunctionType, *_PLAIN)
+            members = {name: v for name, v in vars(value).items() if isinstance(v, kinds) and name not in _UNTOLD}
+            return "class", value.__qualname__, bases, members
         if isinstance(value, torch.Generator | random.Random | np.random.Generator | np.random.RandomState):
             return "generator", type(value).__name__
         if isinstance(value, types.ModuleType):

@@ -87,7 +87,7 @@ def make_generator(*keys: object) -> torch.Generator:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # it takes no larger ones
     torch.manual_seed(seed)
 
 

@@ -202,3 +202,12 @@ def test_a_live_curve_is_one_figure_that_grows(monkeypatch):
     lines = [len(figure.axes[0].lines[0].get_xdata()) for figure in shown]
     assert lines == [1, 2, 3, 4]
     assert math.isclose(shown[0].axes[1].lines[-1].get_ydata()[0], 25)
+
+
+def test_a_csv_log_of_another_run_is_kept(tmp_path):
+    log = tmp_path / "log.csv"
+    fit(tiny_net(), *small_batches(), TINY, callbacks=[CSVLogger(log)])
+    before = log.read_text()
+    with pytest.raises(ValueError, match=r"log\.csv.*something else than the epochs of this run"):
+        fit(tiny_net(), *small_batches(), dataclasses.replace(TINY, lr=0.1), callbacks=[CSVLogger(log)])
+    assert log.read_text() == before

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 from notebook_files import DRAW, write_notebook
 
-from cifar_helpers.course.notebooks import execute, find_notebooks, merge_streams, replace_source, run_notebooks
+from cifar_helpers.course.execution import execute, merge_streams, replace_source, run_notebooks
+from cifar_helpers.course.notebooks import find_notebooks
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import random
 import re
 import signal
 import statistics
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from small import TINY, equal_weights, random_split, small_batches, tiny_net
@@ -15,6 +17,7 @@ from torch import nn
 from cifar_helpers._storage import load_tensors, save_tensors
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.transforms import Flip, Normaliser
+from cifar_helpers.models.networks import make_model
 from cifar_helpers.training._plan import _draw_lams, _mixed, _resized
 from cifar_helpers.training.checkpoint import CheckpointError
 from cifar_helpers.training.config import TrainConfig
@@ -805,3 +808,135 @@ def test_an_ordinary_dataloader_trains_on_cuda_and_is_evaluated_there(tmp_path):
     record = fit(net, *loaders(num_workers=2), OWN, device="cuda", checkpoint=tmp_path / "run.safetensors", **PARTS)
     assert next(net.parameters()).is_cuda
     assert record.val_accuracy == evaluate(net, loaders()[1]).accuracy
+
+
+# --- what a strict new user found ---
+
+
+ALPHA = 1.0
+
+
+class Scaled(nn.Module):
+    """A network of a reader's own, with a number beside its weights."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor, self.net = factor, tiny_net()
+
+    def forward(self, images):
+        return self.factor * self.net(images)
+
+
+class OfFiles(torch.utils.data.Dataset):
+    """Names below a folder, as in PyTorch's own tutorial: what is in the files the object does not know."""
+
+    def __init__(self, folder) -> None:
+        self.folder, self.names = folder, sorted(path.name for path in folder.iterdir())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int):
+        return torch.load(self.folder / self.names[index]), index % 4
+
+
+def test_files_that_were_replaced_are_other_data(tmp_path):
+    folder, config = tmp_path / "pictures", dataclasses.replace(OWN, epochs=1)
+    folder.mkdir()
+    for i in range(20):
+        torch.save(torch.full((3, 8, 8), i / 20), folder / f"{i:02}.pt")
+    loader = lambda: torch.utils.data.DataLoader(OfFiles(folder), batch_size=4)  # noqa: E731
+    fit(tiny_net(), loader(), loader(), config, checkpoint=tmp_path / "run.safetensors")
+    fit(tiny_net(), loader(), loader(), config, checkpoint=tmp_path / "run.safetensors")
+    for i in range(0, 20, 2):
+        torch.save(torch.full((3, 8, 8), -1.0), folder / f"{i:02}.pt")
+    with pytest.raises(CheckpointError, match=r"data\.train"):
+        fit(tiny_net(), loader(), loader(), config, checkpoint=tmp_path / "run.safetensors")
+
+
+def test_other_code_around_a_dataset_a_loss_or_a_network_is_another_run(tmp_path, monkeypatch):
+    config = dataclasses.replace(OWN, epochs=1)
+
+    def run(name, model=None, train=None, **parts):
+        train = train or [GOOD]
+        return fit(model or Scaled(), train, [GOOD], config, checkpoint=tmp_path / f"{name}.safetensors", **parts)
+
+    loss = lambda logits, labels: ALPHA * nn.functional.cross_entropy(logits, labels)  # noqa: E731
+    run("loss", loss=loss)
+    monkeypatch.setitem(globals(), "ALPHA", 100.0)
+    with pytest.raises(CheckpointError, match=r"config\.loss\.hash"):
+        run("loss", loss=loss)
+    run("number", Scaled(1.0))
+    with pytest.raises(CheckpointError, match=r"model\.values"):
+        run("number", Scaled(9.0))
+    run("forward")
+    monkeypatch.setattr(Scaled, "forward", lambda self, images: self.net(images.flip(-1)))
+    with pytest.raises(CheckpointError, match=r"model\.code"):
+        run("forward")
+    loader = lambda: torch.utils.data.DataLoader(Pictures(16), batch_size=8)  # noqa: E731
+    run("inherited", train=loader())
+    monkeypatch.setattr(Pictures, "__getitem__", lambda self, i: (torch.ones(3, 8, 8), 0))
+    with pytest.raises(CheckpointError, match=r"data\.train"):
+        run("inherited", train=loader())
+
+
+def test_another_frozen_part_is_another_model_and_other_weights_are_said_to_be_replaced(tmp_path, capsys):
+    def frozen(seed):
+        torch.manual_seed(seed)
+        net = tiny_net()
+        nn.init.normal_(net[0].weight)
+        net[0].requires_grad_(False)
+        return net
+
+    path, config = tmp_path / "run.safetensors", dataclasses.replace(TINY, epochs=1)
+    fit(frozen(1), *small_batches(), config, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"model\.frozen"):
+        fit(frozen(2), *small_batches(), config, checkpoint=path)
+    other, path = tiny_net(), tmp_path / "other.safetensors"
+    fit(tiny_net(), *small_batches(), config, checkpoint=path)
+    nn.init.normal_(other[0].weight)
+    capsys.readouterr()
+    fit(other, *small_batches(), config, checkpoint=path)
+    assert "the weights that the model had are replaced" in capsys.readouterr().out
+
+
+class Noisy(Pictures):
+    def __getitem__(self, index: int):
+        image, label = super().__getitem__(index)
+        return image + random.random() + np.random.rand(), label
+
+
+def test_what_a_dataset_draws_with_numpy_and_random_follows_the_seed():
+    runs = []
+    for outside in (1, 2):
+        random.seed(outside)
+        np.random.seed(outside)
+        train = torch.utils.data.DataLoader(Noisy(32), batch_size=16, shuffle=True)
+        runs.append(fit(tiny_net(), train, [GOOD], dataclasses.replace(OWN, epochs=2)))
+    assert runs[0].history[-1].train_loss == runs[1].history[-1].train_loss
+    other = fit(tiny_net(), train, [GOOD], dataclasses.replace(OWN, epochs=2, seed=1))
+    assert other.history[-1].train_loss != runs[0].history[-1].train_loss
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fit(tiny_net(), [GOOD], [GOOD], OWN, loss=nn.CrossEntropyLoss(reduction="sum")), "twice as large"),
+        (lambda: fit(tiny_net(), [GOOD], [GOOD], OWN, loss=nn.CrossEntropyLoss(reduction="none")), r"shape \(4,\)"),
+        (lambda: fit(tiny_net(), [GOOD], [GOOD], OWN, callbacks=print), "a list, also of one"),
+        (lambda: fit(tiny_net(), [{"x": GOOD[0]}], [GOOD], OWN), r"train serves batches of \(dict\)"),
+        (lambda: fit(tiny_net(), Pictures(8), [GOOD], OWN), "put the Dataset into a DataLoader|Tensor, int"),
+        (lambda: fit(tiny_net().requires_grad_(False), [GOOD], [GOOD], OWN), "requires a gradient"),
+        (lambda: fit(make_model("cnn", 4), [GOOD], [GOOD], OWN), r"made for 32 pixels: make_model\(…, image_size=8\)"),
+    ],
+)
+def test_what_a_new_user_got_wrong_is_answered_in_a_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_more_epochs_say_how_to_go_on(tmp_path):
+    path, config = tmp_path / "run.safetensors", dataclasses.replace(TINY, epochs=1)
+    fit(tiny_net(), *small_batches(), config, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"config\.epochs \(1, now 2\).*to train on, give its weights"):
+        fit(tiny_net(), *small_batches(), dataclasses.replace(config, epochs=2), checkpoint=path)

@@ -15,7 +15,16 @@ TAGS = {"parameters", "nbval-ignore-output"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
 TRAINS = {"fit", "train_epoch", "sweep"}
 STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math"}
-PACKAGES = STANDARD | {"cifar_helpers", "matplotlib", "numpy", "seaborn", "sklearn", "torch", "torchvision"}
+PACKAGES = STANDARD | {
+    "cifar_helpers",
+    "matplotlib",
+    "numpy",
+    "seaborn",
+    "sklearn",
+    "torch",
+    "torchinfo",
+    "torchvision",
+}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

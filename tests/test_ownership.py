@@ -23,7 +23,8 @@ from cifar_helpers.course._ownership import (
     write_own,
 )
 from cifar_helpers.course.commands import main
-from cifar_helpers.course.notebooks import clear_output, run_notebooks
+from cifar_helpers.course.execution import run_notebooks
+from cifar_helpers.course.notebooks import clear_output
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -124,3 +124,13 @@ def test_gradient_sizes_are_those_of_the_loss_by_the_filters():
     expected = [m.weight.grad.square().mean().sqrt().item() for m in model if isinstance(m, nn.Conv2d)]
     assert sizes == pytest.approx(expected, rel=1e-5)
     assert len(gradient_sizes(make_model("fast", width=1 / 16), IMAGES, LABELS)) == 6  # the stem is frozen
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn_bn", "vgg13_bn", "resnet18", "fast"])
+def test_the_table_counts_what_torchinfo_counts(name):
+    """Parameters alike; it adds one for every bias and every parameter of a norm to the multiply-adds."""
+    torchinfo = pytest.importorskip("torchinfo")
+    model = make_model(name)
+    rows, other = layer_table(model), torchinfo.summary(model, (1, 3, 32, 32), verbose=0, device="cpu")
+    assert sum(row.parameters for row in rows) == other.trainable_params
+    assert sum(row.multiply_adds for row in rows) == pytest.approx(other.total_mult_adds, rel=0.01)

@@ -1,9 +1,11 @@
 """The command line: `python -m cifar_helpers {run,publish,train,report,data,doctor}`. It wires modules, no more."""
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError
@@ -14,8 +16,6 @@ from cifar_helpers.course.notebooks import (
     clear_output,
     find_notebooks,
     published_profile,
-    replace_source,
-    run_notebooks,
 )
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
 from cifar_helpers.course.recipes import RECIPES, checkpoint_of, train_recipe
@@ -81,19 +81,31 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _execution() -> ModuleType:
+    """Return the module that executes notebooks, or raise a ValueError that says how to install what it needs."""
+    try:
+        return importlib.import_module("cifar_helpers.course.execution")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"executing notebooks needs {error.name}, which is not installed: pip install 'cifar-helpers[notebooks]'"
+        ) from error
+
+
 def _run_command(args: argparse.Namespace) -> int:
     paths = find_notebooks(args.notebooks, args.only)
+    _execution()
     check_output(args.out, paths)
     environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
     if args.only is None:
         clear_output(args.out)
-    results = run_notebooks(paths, args.out, environment)
+    results = _execution().run_notebooks(paths, args.out, environment)
     print(write_report(args.out, results).resolve())
     return int(any(result.error for result in results))
 
 
 def _publish_command(args: argparse.Namespace) -> int:
     paths = find_notebooks(args.notebooks, args.only)
+    _execution()
     profile = get_budget(args.profile).profile
     for path in paths:
         published = published_profile(path)
@@ -104,7 +116,7 @@ def _publish_command(args: argparse.Namespace) -> int:
     if not is_project(root):
         require_own_folder(root / "figures")
     environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
-    results = run_notebooks(paths, root / "build", environment)
+    results = _execution().run_notebooks(paths, root / "build", environment)
     replaced = [_replace(path, result) for path, result in zip(paths, results, strict=True)]
     return int(not all(replaced))
 
@@ -114,7 +126,7 @@ def _replace(path: Path, result: NotebookResult) -> bool:
     if result.error is not None:
         return False
     try:
-        replace_source(path, result)
+        _execution().replace_source(path, result)
     except ValueError as refusal:
         print(refusal, file=sys.stderr)
         return False

@@ -56,8 +56,8 @@ class Split:
     """
 
     name: str
-    images: torch.Tensor
-    labels: torch.Tensor
+    images: torch.Tensor = field(repr=False)
+    labels: torch.Tensor = field(repr=False)
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -203,7 +203,7 @@ def data_folder() -> Path:
     """Return the folder of the data files: CIFAR_DATA_DIR, else `data` in the project, else below the home folder."""
     if os.environ.get("CIFAR_DATA_DIR"):
         return Path(os.environ["CIFAR_DATA_DIR"]).expanduser()
-    project = Path(__file__).resolve().parent.parent
+    project = Path(__file__).resolve().parents[2]
     return project / "data" if (project / "pyproject.toml").exists() else Path.home() / ".cache" / "cifar_helpers"
 
 

@@ -7,7 +7,7 @@ import functools
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
 
 from cifar_helpers import metrics
 from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch, EpochBatches, Ordered, check_batch, check_label_range
-from cifar_helpers._hashing import SHORT, hash_json, hash_object, hash_tensors, hash_weights
+from cifar_helpers._hashing import SHORT, hash_code, hash_json, hash_object, hash_tensors, hash_weights
 from cifar_helpers.data.transforms import Normaliser, mixup, resize
-from cifar_helpers.runtime import autocast_dtype, make_generator
+from cifar_helpers.runtime import autocast_dtype, make_generator, seed_everything
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import Loss, check_normaliser, evaluating, on_device
 from cifar_helpers.training.optim import lr_factor, make_optimizer
@@ -172,17 +172,22 @@ def _describe_part(part: object) -> dict[str, Any]:
         return {"name": type(part).__name__, **defaults, "groups": len(part.param_groups)}
     if isinstance(part, Scheduler):
         return {"name": type(part).__name__}
-    name = getattr(part, "__qualname__", type(part).__name__)
     try:
-        return {"name": name, "hash": hash_object(part)}
+        return {"name": _name_of(part), "hash": hash_object(part)}
     except ValueError:  # then it is known by its name alone
-        return {"name": name}
+        return {"name": _name_of(part)}
+
+
+def _name_of(part: object) -> str:
+    return getattr(part, "__qualname__", type(part).__name__)
 
 
 # --- optimizer and scheduler ---
 
 
 def _make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | None) -> torch.optim.Optimizer:
+    trainable = any(p.requires_grad for p in model.parameters())
+    require(trainable, "model", type(model).__name__, "a network with a parameter that requires a gradient")
     if given is None:
         return make_optimizer(
             model,
@@ -198,6 +203,7 @@ def _make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | No
     require(not isinstance(given, type), "optimizer", given, allowed)
     made = given if isinstance(given, torch.optim.Optimizer) else given(model)
     require(isinstance(made, torch.optim.Optimizer), "optimizer", made, allowed)
+    require(not isinstance(made, torch.optim.LBFGS), "optimizer", "LBFGS", "one that needs no closure")
     known = {id(p) for p in model.parameters()}
     foreign = sum(id(p) not in known for group in made.param_groups for p in group["params"])
     require(foreign == 0, "optimizer", type(made).__name__, f"{foreign} of its parameters are not the model's")
@@ -220,6 +226,8 @@ def _make_scheduler(optimizer: torch.optim.Optimizer, given: Scheduler | MakeSch
 def _is_by_step(scheduler: Scheduler | None, every: str | None) -> bool:
     """Return whether a scheduler goes on after every step; those that torch documents so do without being told."""
     require(every in (None, "step", "epoch"), "scheduler_every", every, "'step' or 'epoch'")
+    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    require(not (plateau and every == "step"), "scheduler_every", every, "'epoch': the plateau is one of epochs")
     kinds = torch.optim.lr_scheduler.OneCycleLR, torch.optim.lr_scheduler.CyclicLR
     return isinstance(scheduler, kinds) if every is None else every == "step"
 
@@ -302,8 +310,21 @@ def _draw_lams(alpha: float, count: int, seed: int, epoch: int) -> list[float]:
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """Return what the run hash knows of a model: its spec or class, its layers, and the weights it starts from."""
-    spec = getattr(model, "spec", {"name": type(model).__name__})
-    return spec | {"layers": hash_json(repr(model)), "weights": hash_weights(model)}
+    facts = dict(getattr(model, "spec", {"name": type(model).__name__}))
+    facts |= {"layers": hash_json(repr(model)), "weights": hash_weights(model)}
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    if frozen:  # no training changes them: another pretrained part is another model
+        facts["frozen"] = hash_tensors(frozen)[:SHORT]
+    code = hash_code(type(module) for module in model.modules())
+    if code is not None:
+        facts |= {"code": code, "values": hash_object([_plain_values(module) for module in model.modules()])}
+    return facts
+
+
+def _plain_values(module: nn.Module) -> dict[str, Any]:
+    """Return the numbers and texts that a module of the reader's keeps beside its weights."""
+    kept = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    return {name: value for name, value in kept.items() if isinstance(value, bool | int | float | str | tuple)}
 
 
 def _describe_data(train: Any, val: Any, steps_per_epoch: int, identify: bool) -> dict[str, Any]:
@@ -328,7 +349,7 @@ def _fingerprint(name: str, batches: Any, identify: bool) -> str | None:
     if isinstance(batches, list | tuple):
         return hash_tensors(tensor for batch in batches for tensor in batch)[:SHORT]
     try:
-        return hash_object(_content(batches))
+        return hash_json([hash_object(_content(batches)), _probe(getattr(batches, "dataset", None))])
     except ValueError as error:
         if not identify:
             return None
@@ -336,6 +357,26 @@ def _fingerprint(name: str, batches: Any, identify: bool) -> str | None:
             f"{name}: {error}, and a checkpoint must not answer for other data. Give your dataset an attribute "
             "`fingerprint`, a text that changes with the data, or train without checkpoint="
         ) from error
+
+
+def _probe(dataset: Any, count: int = 16) -> str | None:
+    """Return what identifies some items of a data set, spread over it, drawn with the same random numbers each time.
+
+    None if there are no items by number, or if they differ the second time, as with a random state of its own.
+    """
+    if not isinstance(dataset, Dataset) or isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+        return None
+
+    def draw() -> str:
+        seed_everything(0)
+        places = sorted({round(i * (len(dataset) - 1) / (count - 1)) for i in range(count)})
+        return hash_object([dataset[place] for place in places])
+
+    try:
+        first = draw()
+        return first if draw() == first else None
+    except (LookupError, ValueError, TypeError, OSError):  # training will say what is wrong with them
+        return None
 
 
 def _content(batches: Any) -> object:
@@ -375,7 +416,9 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig)
             len(batches)
         except TypeError as error:
             kind = type(batches).__name__
-            raise ValueError(f"batches of type {kind} have no length; expected a list or a DataLoader") from error
+            raise ValueError(
+                f"batches of type {kind} have no length; expected a list or a DataLoader over a Dataset that has one"
+            ) from error
     if _has_batchnorm(model) and 1 in _last_batch_sizes(train, config):
         raise ValueError(
             f"batch_size={getattr(train, 'batch_size', config.batch_size)} leaves a last batch of one image, and "
@@ -390,7 +433,8 @@ def _has_batchnorm(model: nn.Module) -> bool:
 def _last_batch_sizes(train: Any, config: TrainConfig) -> set[int]:
     """Return the sizes that batches of an epoch can have besides the usual one."""
     if isinstance(train, list | tuple):
-        return {len(batch[-1]) for batch in train}
+        pairs = [batch for batch in train if isinstance(batch, list | tuple) and len(batch) == 2]
+        return {len(labels) for _, labels in pairs if isinstance(labels, torch.Tensor) and labels.ndim}
     if getattr(train, "drop_last", False):
         return set()
     if isinstance(train, EpochBatches):
@@ -429,6 +473,19 @@ def check_first_batches(model: nn.Module, train: Any, val: Any, device: torch.de
     return num_classes
 
 
+def check_loss(loss: Loss, model: nn.Module, val: Any, device: torch.device) -> None:
+    """Raise a ValueError unless a loss gives the mean over a batch: twice the same batch, and it stays what it was."""
+    images, labels = next(iter(on_device(_ordered(val), device)))
+    with evaluating(model):
+        logits = model(images).float()
+    once = loss(logits, labels)
+    allowed = "the mean over the batch, one number: reduction='mean'"
+    require(once.ndim == 0, "loss", f"{_name_of(loss)} of shape {tuple(once.shape)}", allowed)
+    twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels])).item()
+    summed = math.isclose(twice, 2 * once.item(), rel_tol=1e-3) and not math.isclose(once.item(), 0, abs_tol=1e-6)
+    require(not summed, "loss", f"{_name_of(loss)}, twice as large for twice the batch", allowed)
+
+
 def _ordered(batches: Any) -> Iterator[Batch]:
     return batches.ordered() if isinstance(batches, Ordered) else iter(batches)
 
@@ -440,7 +497,10 @@ def count_outputs(model: nn.Module, images: torch.Tensor) -> int:
         with evaluating(model):
             logits = model(images[:2])
     except RuntimeError as error:
-        raise ValueError(f"the model cannot take images of shape {shape}: {str(error).splitlines()[0]}") from error
+        size = getattr(model, "spec", {}).get("image_size", shape[-1])
+        advice = "" if size == shape[-1] else f"; it was made for {size} pixels: make_model(…, image_size={shape[-1]})"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the model cannot take images of shape {shape}: {reason}{advice}") from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
         raise ValueError(f"the model returns {found} for images {shape}; expected logits (N, C)")

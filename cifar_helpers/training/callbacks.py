@@ -147,7 +147,7 @@ class CSVLogger:
     """Write one line per epoch to a CSV file; a resumed run goes on with its lines.
 
     Raises:
-        ValueError: before training, if the file exists and is no log of this kind.
+        ValueError: before training, if the file holds anything else than the epochs that this run has done.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -155,12 +155,10 @@ class CSVLogger:
         self._history: list[EpochRecord] = []
 
     def on_fit_start(self, history: Sequence[EpochRecord], model: nn.Module) -> None:
-        columns = ",".join(field.name for field in fields(EpochRecord))
-        foreign = (
-            self.path.exists() and self.path.read_text(encoding="utf-8", errors="replace").split("\n")[0] != columns
-        )
-        require(not foreign, "path", str(self.path), "a new file, or a log of this kind, which is replaced")
         self._history = list(history)
+        found = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        allowed = "a new file: this one holds something else than the epochs of this run"
+        require(self._text().startswith(found), "path", str(self.path), allowed)
         self._write()
 
     def on_epoch_end(self, record: EpochRecord, model: nn.Module) -> None:
@@ -168,11 +166,14 @@ class CSVLogger:
         self._write()
 
     def _write(self) -> None:
+        write_whole(self.path, self._text().encode())
+
+    def _text(self) -> str:
         text = io.StringIO()
         rows = csv.DictWriter(text, [field.name for field in fields(EpochRecord)], lineterminator="\n")
         rows.writeheader()
         rows.writerows(asdict(record) for record in self._history)
-        write_whole(self.path, text.getvalue().encode())
+        return text.getvalue()
 
 
 class TensorBoardLogger:

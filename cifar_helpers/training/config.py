@@ -143,7 +143,12 @@ _KINDS: dict[object, tuple[type, str]] = {
 
 
 def _check_augment(augment: object) -> None:
-    require(isinstance(augment, tuple), "augment", augment, "a tuple, also of one: augment=(Flip(),)")
+    require(
+        isinstance(augment, tuple),
+        "augment",
+        augment,
+        "a tuple such as (Flip(),); TrainConfig.from_dict reads JSON",
+    )
     for transform in augment:  # type: ignore[attr-defined]  # it is a tuple
         right = not isinstance(transform, type) and (
             isinstance(transform, GeometricTransform | ColourTransform) or callable(transform)

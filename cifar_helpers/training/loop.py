@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cifar_helpers import metrics
 from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch
-from cifar_helpers._hashing import hash_json, hash_weights
+from cifar_helpers._hashing import SHORT, hash_json, hash_tensors, hash_weights
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.metrics import Sums
@@ -29,6 +29,7 @@ from cifar_helpers.runtime import (
     environment,
     pick_device,
     private_randomness,
+    seed_everything,
 )
 from cifar_helpers.training._plan import (
     MakeScheduler,
@@ -37,6 +38,7 @@ from cifar_helpers.training._plan import (
     Scheduler,
     check_arguments,
     check_first_batches,
+    check_loss,
     make_plan,
 )
 from cifar_helpers.training.callbacks import BestWeights, Callback, EarlyStopping, _CallbackList
@@ -183,11 +185,14 @@ def fit(
     require(
         path is None or not path.is_dir(), "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors"
     )
+    require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
     watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
     best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch documents it so
     with private_randomness(device), deterministic_kernels(config.deterministic):
         num_classes = check_first_batches(model, train, val, device)
+        if loss is not None:
+            check_loss(loss, model, val, device)
         plan = make_plan(
             model,
             train,
@@ -251,7 +256,7 @@ class _Run:
         """Train and validate, remember the weights if they are the best, and return the epoch's record."""
         plan, epoch = self.plan, len(self.history)
         lrs = plan.lrs(epoch)
-        torch.manual_seed(plan.seed_of(epoch))
+        seed_everything(plan.seed_of(epoch))  # also what a reader's Dataset draws with NumPy or random
         with Timer(plan.device) as timer:
             trained = train_epoch(
                 plan.forward,
@@ -338,11 +343,14 @@ class _Run:
         self.environment = found.environment | ({"forced": forced} if forced else {})
         self.history, self.identity, self.sha256 = list(found.history), found.identity, found.sha256
         self.best.restore(self.history, {k: v.to(self.plan.device) for k, v in found.weights.items()})
+        known = (
+            found.identity["model"]["weights"],
+            hash_tensors(found.weights[k] for k in self.model.state_dict())[:SHORT],
+        )
+        replaced = "" if hash_weights(self.model) in known else "; the weights that the model had are replaced"
         if found.finished:
-            print(f"{self.name}: trained before, loaded from {self.path.name}", flush=True)
+            print(f"{self.name}: trained before, loaded from {self.path.name}{replaced}", flush=True)
             return True
-        same = hash_weights(self.model) == found.identity["model"]["weights"]
-        replaced = "" if same else "; the weights that the model had are replaced"
         print(f"{self.name}: goes on from {self.path.name} after epoch {len(self.history)}{replaced}", flush=True)
         self._take_up(found)
         return False
@@ -355,6 +363,8 @@ class _Run:
         machine = [] if found.finished or force else differing_keys(found.environment, self.environment)
         if other or machine:
             advice = "Choose another path or delete the file" if other else "Delete the file, or pass force=True"
+            if other and all(row.startswith(("config.epochs", "config.max_steps")) for row in other):
+                advice += "; to train on, give its weights, load_checkpoint(path).weights, to a model with another path"
             raise CheckpointError(f"{self.path} does not continue this run: {'; '.join(other + machine)}. {advice}.")
 
     def _take_up(self, found: Checkpoint) -> None:
