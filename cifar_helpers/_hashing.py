@@ -1,5 +1,6 @@
 """What identifies a value, a tensor, a network or a data set: SHA-256, in hexadecimal digits."""
 
+import dis
 import hashlib
 import io
 import json
@@ -63,9 +64,16 @@ _UNTOLD = ("__module__", "__qualname__", "__doc__", "__firstlineno__", "__static
 
 
 def _globals_of(function: types.FunctionType) -> dict[str, object]:
-    """Return the functions and plain values outside a function that its code names; objects do not count."""
-    found = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
+    """Return the functions and plain values outside a function that its code reads; objects do not count."""
+    found = {name: function.__globals__[name] for name in _names_of(function.__code__) if name in function.__globals__}
     return {name: value for name, value in found.items() if isinstance(value, (types.FunctionType, *_PLAIN))}
+
+
+def _names_of(code: types.CodeType) -> list[str]:
+    """Return the global names that a function reads, also in the functions inside it."""
+    own = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names_of(const)]
+    return sorted({*own, *inner})
 
 
 def hash_code(classes: Iterable[type]) -> str | None:

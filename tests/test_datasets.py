@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +92,13 @@ def test_test_split_is_sealed(synthetic):
     with pytest.raises(DataError, match=r"sealed.*course\.audit_test"):
         synthetic["cifar10"].test  # noqa: B018
     assert "sealed_test" not in repr(synthetic["cifar10"])
+
+
+def test_data_lie_in_the_project_unless_told_otherwise(monkeypatch, tmp_path):
+    monkeypatch.delenv("CIFAR_DATA_DIR", raising=False)
+    assert data_folder() == Path(__file__).resolve().parent.parent / "data"
+    monkeypatch.setenv("CIFAR_DATA_DIR", str(tmp_path))
+    assert data_folder() == tmp_path
 
 
 @pytest.mark.parametrize(
