@@ -906,16 +906,23 @@ class Noisy(Pictures):
         return image + random.random() + np.random.rand(), label
 
 
-def test_what_a_dataset_draws_with_numpy_and_random_follows_the_seed():
-    runs = []
-    for outside in (1, 2):
-        random.seed(outside)
-        np.random.seed(outside)
-        train = torch.utils.data.DataLoader(Noisy(32), batch_size=16, shuffle=True)
-        runs.append(fit(tiny_net(), train, [GOOD], dataclasses.replace(OWN, epochs=2)))
-    assert runs[0].history[-1].train_loss == runs[1].history[-1].train_loss
-    other = fit(tiny_net(), train, [GOOD], dataclasses.replace(OWN, epochs=2, seed=1))
-    assert other.history[-1].train_loss != runs[0].history[-1].train_loss
+def test_what_a_dataset_draws_with_numpy_and_random_follows_seed_and_epoch(tmp_path):
+    loader = lambda: torch.utils.data.DataLoader(Noisy(32), batch_size=16, shuffle=True)  # noqa: E731
+    whole, cut, path = tiny_net(), tiny_net(), tmp_path / "run.safetensors"
+    random.seed(1)
+    expected = fit(whole, loader(), [GOOD], dataclasses.replace(OWN, epochs=3))
+
+    def interrupt(record, model):
+        if record.epoch == 1:
+            raise KeyboardInterrupt
+
+    random.seed(2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, loader(), [GOOD], dataclasses.replace(OWN, epochs=3), checkpoint=path, callbacks=[interrupt])
+    fit(cut, loader(), [GOOD], dataclasses.replace(OWN, epochs=3), checkpoint=path)
+    assert equal_weights(whole, cut)
+    other = fit(tiny_net(), loader(), [GOOD], dataclasses.replace(OWN, epochs=3, seed=1))
+    assert other.history[-1].train_loss != expected.history[-1].train_loss
 
 
 @pytest.mark.parametrize(
