@@ -31,16 +31,8 @@ from cifar_helpers.runtime import (
     private_randomness,
     seed_everything,
 )
-from cifar_helpers.training._plan import (
-    MakeScheduler,
-    Optimizer,
-    Plan,
-    Scheduler,
-    check_arguments,
-    check_first_batches,
-    check_loss,
-    make_plan,
-)
+from cifar_helpers.training._plan import MakeScheduler, Optimizer, Plan, Scheduler, make_plan
+from cifar_helpers.training._validation import check_arguments, check_first_batches, check_loss
 from cifar_helpers.training.callbacks import BestWeights, Callback, EarlyStopping, _CallbackList
 from cifar_helpers.training.checkpoint import (
     Checkpoint,
