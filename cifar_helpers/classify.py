@@ -5,6 +5,7 @@ for name, probability in classifier.predict("my_dog.jpg"):
     print(f"{probability:6.1%} {name}")
 """
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def load_model(path: str | Path) -> Classifier:
         CheckpointError: the file is damaged, or holds a model that `models.make_model` did not make.
     """
     found = load_checkpoint(path)
-    spec = {key: value for key, value in found.identity["model"].items() if key not in ("layers", "weights")}
+    arguments = inspect.signature(make_model).parameters
+    spec = {key: value for key, value in found.identity["model"].items() if key in arguments}
     if found.normaliser is None or not found.class_names or "num_classes" not in spec:
         raise CheckpointError(
             f"{path} does not say how to build its network: load_model needs a model from make_model, trained on "

@@ -123,7 +123,7 @@ def test_iterating_a_training_split_augments():
     assert torch.equal(train.normaliser.inverse(next(train.ordered())[0]), split.images)
 
 
-@pytest.mark.parametrize(("count", "size"), itertools.product((32, 33, 40), (8, 16, 100)))
+@pytest.mark.parametrize(("count", "size"), list(itertools.product((32, 33, 40), (8, 16, 100))))
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_the_length_is_the_number_of_batches(count, size, drop_last):
     split = random_split(count)

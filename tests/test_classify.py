@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import NAMES, random_split, small_batches
+from small import NAMES, equal_weights, random_split, small_batches
 from torch import nn
 
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.classify import load_model
-from cifar_helpers.data.transforms import to_square
+from cifar_helpers.data.batches import Batches
+from cifar_helpers.data.transforms import Normaliser, to_square
 from cifar_helpers.models.networks import make_model
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import predict
@@ -36,6 +37,15 @@ def test_a_loaded_model_gives_the_logits_of_the_trained_one(trained):
     assert torch.equal(predict(classifier.model, val)[0], predict(model, val)[0])
     assert classifier.class_names == NAMES
     assert classifier.normaliser == val.normaliser
+
+
+@pytest.mark.parametrize("name", ["fast", "mlp", "resnet18"])
+def test_every_kind_of_network_is_loaded_again(tmp_path, name):
+    """With frozen parts, which the checkpoint compares, or without."""
+    model, path = make_model(name, 4, width=0.05, image_size=16), tmp_path / "run.safetensors"
+    train = Batches(random_split(16, size=16), Normaliser.fit(random_split()), "cpu")
+    fit(model, train, train.like(random_split(8, "val", 16)), TrainConfig(epochs=1, batch_size=8), checkpoint=path)
+    assert equal_weights(load_model(path).model, model)
 
 
 def test_top_classes_of_a_picture_in_three_lines(trained):
