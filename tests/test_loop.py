@@ -739,8 +739,10 @@ def test_batches_of_three_are_named():
 
 
 def test_a_last_batch_of_one_of_a_dataloader_is_named():
-    with pytest.raises(ValueError, match="last batch of one image"):
+    with pytest.raises(ValueError, match="batch_size=16 leaves a last batch of one image"):
         fit(tiny_net(), *loaders(49), OWN)
+    with pytest.raises(ValueError, match="batch_size=11 leaves a last batch of one image"):
+        fit(tiny_net(), *small_batches(34), dataclasses.replace(TINY, batch_size=11))
     fit(tiny_net(), *loaders(49, drop_last=True), dataclasses.replace(OWN, epochs=1))
 
 

@@ -69,8 +69,11 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig)
                 f"batches of type {kind} have no length; expected a list or a DataLoader over a Dataset that has one"
             ) from error
     if _has_batchnorm(model) and 1 in _last_batch_sizes(train, config):
+        size = (
+            config.batch_size if isinstance(train, EpochBatches) else getattr(train, "batch_size", "that of the list")
+        )
         raise ValueError(
-            f"batch_size={getattr(train, 'batch_size', config.batch_size)} leaves a last batch of one image, and "
+            f"batch_size={size} leaves a last batch of one image, and "
             "BatchNorm cannot take the variance of one: choose another batch_size, or drop_last=True"
         )
 
