@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PROFILE ?= quick
 CONSTRAINTS ?=
+# A test process on every core; a file of tests, or a notebook, stays in one process.
+PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
 .PHONY: run test install publish lint types address clean
@@ -10,8 +12,8 @@ run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
 
 test: install
-	$(BIN)/pytest
-	$(BIN)/pytest --nbval notebooks
+	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL) --nbval notebooks
 
 publish: install
 	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))

@@ -15,10 +15,14 @@ def pytest_configure(config) -> None:
     os.environ["CIFAR_OUT"] = str(OUT)
     os.environ.setdefault("CIFAR_DATA_DIR", str(ROOT / "data"))
     os.environ["PYTHONWARNINGS"] = "error::FutureWarning"
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if workers > 1:  # with `pytest -n 2` the processes share the cores; torch, and what a test starts, read this
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
     if getattr(config.option, "nbval", False):
         if config.option.nbval_cell_timeout == 2000:  # nbval's own default
             config.option.nbval_cell_timeout = 300
-        prepare_data()
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            prepare_data()
         notice_dead_kernels()
 
 

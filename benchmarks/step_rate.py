@@ -1,46 +1,65 @@
-"""Images per second of our training loop against two others, on the same model, batch size and optimizer.
+"""Images per second and memory of our training loop against what a user would write instead.
 
-    python benchmarks/step_rate.py [--json FILE] [--repeats 5]
+    python benchmarks/step_rate.py [--only mlp cnn study resnet18] [--turns 5] [--json FILE]
 
-`everyday` is the loop that everybody writes: a DataLoader with two workers, PIL transforms, float32, contiguous
-memory. `bare` is no loop at all: forward, backward and step on one batch that lies ready, in our number format; it
-bounds what any loop can reach. The three take turns in one process, and the medians of the turns are compared.
+`ours` is `train_epoch` on `Batches`, as `fit` runs it here: the fastest number format of this machine, a replica of the
+network on every core. `everyday` is the loop that everybody writes: a DataLoader with two workers, torchvision's v2
+transforms, float32, contiguous memory. `bare` is no loop at all: forward, backward and step on one batch that lies
+ready; it bounds what any loop can reach with all threads on every operation. Model, batch size and optimizer are the
+same. They take turns, each in a process of its own, and the medians of the turns are compared.
 """
 
 import argparse
 import itertools
 import json
+import resource
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision.transforms import v2
 
-from cifar_helpers.data import Flip, PadCrop, Split, load_data, make_batches
+from cifar_helpers.course import RECIPES
+from cifar_helpers.data import Flip, PadCrop, load_data, make_batches
 from cifar_helpers.metrics import cross_entropy
-from cifar_helpers.models import make_model
-from cifar_helpers.runtime import Timer, autocast, autocast_dtype, environment, environment_line, pick_device
+from cifar_helpers.models import ModelConfig, build_model
+from cifar_helpers.runtime import (
+    Timer,
+    autocast,
+    autocast_dtype,
+    environment,
+    environment_line,
+    memory_format,
+    pick_device,
+)
 from cifar_helpers.training import make_optimizer, train_epoch
+from cifar_helpers.training.parallel import Replicas, count_replicas
 
 AUGMENT = (Flip(), PadCrop(4))
+# The networks with their batch sizes and the steps of a turn.
+MODELS = {
+    "mlp": (ModelConfig("mlp"), 128, 60),
+    "cnn": (ModelConfig("cnn"), 128, 8),
+    "study": (RECIPES["study"].experiment.model, 256, 8),
+    "resnet18": (ModelConfig("resnet18"), 128, 2),
+}
 
 
-class PictureDataset(Dataset):
-    """The split as most tutorials serve it: one PIL image at a time through torchvision transforms."""
+class Pictures(Dataset):
+    """The training split as most tutorials serve it: one image at a time through torchvision transforms."""
 
-    def __init__(self, split: Split, normaliser) -> None:
-        self.pictures = split.images.permute(0, 2, 3, 1).numpy()
-        self.labels = split.labels.tolist()
-        self.transform = transforms.Compose(
+    def __init__(self, split, normaliser) -> None:
+        self.images, self.labels = split.images, split.labels.tolist()
+        self.transform = v2.Compose(
             [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(normaliser.mean, normaliser.std),
+                v2.RandomCrop(32, padding=4),
+                v2.RandomHorizontalFlip(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(normaliser.mean, normaliser.std),
             ]
         )
 
@@ -48,117 +67,136 @@ class PictureDataset(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int):
-        return self.transform(Image.fromarray(self.pictures[index])), self.labels[index]
+        return self.transform(self.images[index]), self.labels[index]
 
 
-def endless(loader: DataLoader):
+class Setting:
+    """Data and network of one measurement; each kind of loop is a function of the number of steps."""
+
+    def __init__(self, name: str) -> None:
+        config, self.batch_size, self.steps = MODELS[name]
+        data = load_data("cifar10")
+        self.device, self.split = pick_device(), data.train.take(20_000)
+        self.batches, _ = make_batches(self.split, data.val, self.device)
+        self.model = build_model(config, self.batches)
+        self.dtype = autocast_dtype(self.device)
+
+    def ours(self) -> Callable[[int], object]:
+        self.model.to(memory_format=memory_format(self.model, self.device))
+        count = count_replicas(self.batch_size, torch.get_num_threads()) if self.device.type == "cpu" else 1
+        return self.shared(Replicas(self.model, count) if count > 1 else self.model)
+
+    def shared(self, forward: torch.nn.Module) -> Callable[[int], object]:
+        """Return our loop with the network as cores or processes share it."""
+        optimizer, epochs = make_optimizer(self.model, lr=0.01), itertools.count()
+        scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
+
+        def run(steps: int) -> None:
+            epoch = self.batches.epoch(next(epochs), seed=0, batch_size=self.batch_size, augment=AUGMENT)
+            train_epoch(forward, itertools.islice(epoch, steps), optimizer, dtype=self.dtype, scaler=scaler)
+
+        return run
+
+    def everyday(self) -> Callable[[int], object]:
+        pictures = Pictures(self.split, self.batches.normaliser)
+        loader = DataLoader(pictures, self.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
+        batches, criterion = _endless(loader), torch.nn.CrossEntropyLoss()
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
+
+        def run(steps: int) -> None:
+            running_loss = 0.0
+            for images, labels in itertools.islice(batches, steps):
+                images, labels = images.to(self.device), labels.to(self.device)
+                optimizer.zero_grad()
+                loss = criterion(self.model(images), labels)
+                loss.backward()
+                optimizer.step()
+                running_loss += loss.item()
+
+        return run
+
+    def bare(self) -> Callable[[int], object]:
+        images, labels = next(self.batches.epoch(0, seed=0, batch_size=self.batch_size))
+        self.model.to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(self.model, lr=0.01)
+
+        def run(steps: int) -> None:
+            for _ in range(steps):
+                with autocast(self.device, self.dtype):
+                    logits = self.model(images)
+                cross_entropy(logits, labels).backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        return run
+
+
+def _endless(loader: DataLoader) -> Iterator:
     while True:
         yield from loader
 
 
-def everyday_loop(name: str, batch_size: int, split: Split, normaliser, device: torch.device) -> Callable[[int], None]:
-    """Return a function that takes `steps` training steps as most tutorials do."""
-    loader = DataLoader(
-        PictureDataset(split, normaliser), batch_size, shuffle=True, num_workers=2, persistent_workers=True
-    )
-    batches = endless(loader)
-    model = make_model(name).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True)
-    criterion = torch.nn.CrossEntropyLoss()
-
-    def run(steps: int) -> None:
-        running_loss = 0.0
-        for images, labels in itertools.islice(batches, steps):
-            images, labels = images.to(device), labels.to(device)
-            optimizer.zero_grad()
-            loss = criterion(model(images), labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item()
-
-    return run
+def measure(setting: Setting, run: Callable[[int], object]) -> dict[str, float]:
+    """Return images per second and the largest memory of this process and its children."""
+    run(2)
+    with Timer(setting.device) as timer:
+        run(setting.steps)
+    people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(who).ru_maxrss for who in people) * 1024
+    return {"rate": setting.batch_size * setting.steps / timer.seconds, "peak_bytes": peak}
 
 
-def our_loop(name: str, batch_size: int, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
-    """Return a function that takes `steps` training steps through `Batches` and `train_epoch`."""
-    batches, _ = make_batches(split, val, device)
-    model = make_model(name).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, lr=0.01)
-    dtype = autocast_dtype(device)
-    scaler = torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
-    epochs = itertools.count()
-
-    def run(steps: int) -> None:
-        epoch = batches.epoch(next(epochs), seed=0, batch_size=batch_size, augment=AUGMENT)
-        train_epoch(model, itertools.islice(epoch, steps), optimizer, dtype=dtype, scaler=scaler)
-
-    return run
+def in_own_process(*arguments: str) -> dict[str, float]:
+    """Run a script of this folder with arguments that make it measure once, and return what it prints last."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def bare_loop(name: str, batch_size: int, split: Split, val: Split, device: torch.device) -> Callable[[int], None]:
-    """Return a function that takes `steps` bare steps on one prepared batch, in our format and memory order."""
-    batches, _ = make_batches(split, val, device)
-    images, labels = next(batches.epoch(0, seed=0, batch_size=batch_size))
-    model = make_model(name).to(device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(model, lr=0.01)
-    dtype = autocast_dtype(device)
-
-    def run(steps: int) -> None:
-        for _ in range(steps):
-            with autocast(device, dtype):
-                logits = model(images)
-            cross_entropy(logits, labels).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-    return run
-
-
-def compare(name: str, batch_size: int, steps: int, repeats: int, device: torch.device) -> list[dict]:
-    """Return two rows, ours against everyday and ours against bare, in images per second."""
-    data = load_data("cifar10")
-    split = data.train.take(20_000)
-    batches, _ = make_batches(split, data.val, device)
-    loops = {
-        "ours": our_loop(name, batch_size, split, data.val, device),
-        "everyday": everyday_loop(name, batch_size, split, batches.normaliser, device),
-        "bare": bare_loop(name, batch_size, split, data.val, device),
-    }
-    rates: dict[str, list[float]] = {kind: [] for kind in loops}
-    for run in loops.values():
-        run(3)
-    for _ in range(repeats):
-        for kind, run in loops.items():
-            with Timer(device) as timer:
-                run(steps)
-            rates[kind].append(batch_size * steps / timer.seconds)
-            time.sleep(0.5)  # the workers fill their queues again, in nobody's time
-    medians = {kind: statistics.median(values) for kind, values in rates.items()}
-    return [
-        row(f"{name}, batch {batch_size} / {kind}", medians["ours"], medians[kind], repeats)
-        for kind in ("everyday", "bare")
-    ]
-
-
-def row(name: str, ours: float, baseline: float, n: int) -> dict:
-    return {"name": name, "ours": ours, "baseline": baseline, "ratio": ours / baseline, "unit": "images/s", "n": n}
+def take_turns(measurements: dict[str, Callable[[], dict[str, float]]], turns: int) -> dict[str, list[dict]]:
+    """Return what each measurement gave, one after the other, `turns` times."""
+    found: dict[str, list[dict]] = {kind: [] for kind in measurements}
+    for _ in range(turns):
+        for kind, take in measurements.items():
+            found[kind].append(take())
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--measure", nargs=2, metavar=("MODEL", "KIND"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    device = pick_device()
-    print(environment_line(device))
+    if args.measure:
+        setting = Setting(args.measure[0])
+        print(json.dumps(measure(setting, getattr(setting, args.measure[1])())))
+        return
+    print(environment_line(pick_device()))
+    print(f"{'network':10} {'loop':9} {'images/s':>9} {'spread':>13} {'ours is':>8} {'peak GB':>8}   n = {args.turns}")
     rows = []
-    for name, batch_size, steps in (("mlp", 128, 100), ("mlp", 256, 60), ("mlp", 512, 30), ("cnn", 128, 20)):
-        rows += compare(name, batch_size, steps, args.repeats, device)
-    print(f"{'model / baseline':26} {'ours':>9} {'baseline':>9} {'ratio':>6}  images/s, median of {args.repeats}")
-    for r in rows:
-        print(f"{r['name']:26} {r['ours']:9.0f} {r['baseline']:9.0f} {r['ratio']:6.2f}")
+    for name in args.only:
+        kinds = {
+            kind: lambda name=name, kind=kind: in_own_process(__file__, "--measure", name, kind)
+            for kind in ("ours", "everyday", "bare")
+        }
+        found = take_turns(kinds, args.turns)
+        ours = statistics.median(row["rate"] for row in found["ours"])
+        for kind, turns in found.items():
+            rates = sorted(row["rate"] for row in turns)
+            peak = max(row["peak_bytes"] for row in turns)
+            rows.append({"model": name, "loop": kind, "rates": rates, "ratio": ours / statistics.median(rates)})
+            rows[-1]["peak_bytes"] = peak
+            spread = f"{rates[0]:.0f} to {rates[-1]:.0f}"
+            print(
+                f"{name:10} {kind:9} {statistics.median(rates):9.0f} {spread:>13} {rows[-1]['ratio']:7.2f}x "
+                f"{peak / 1e9:8.1f}",
+                flush=True,
+            )
     if args.json:
-        args.json.write_text(json.dumps({"environment": environment(device), "rows": rows}, indent=2))
+        args.json.write_text(json.dumps({"environment": environment(pick_device()), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

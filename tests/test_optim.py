@@ -2,7 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_helpers.training.optim import lr_factor, make_optimizer, parameter_groups, set_lr
+from cifar_helpers.training.optim import (
+    Muon,
+    freeze_layers,
+    lr_factor,
+    make_optimizer,
+    orthogonalise,
+    parameter_groups,
+    set_lr,
+)
 
 NET = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
 
@@ -88,3 +96,69 @@ def test_one_cycle_is_that_of_torch():
         optimizer.step()
         if step < total - 1:
             reference.step()
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_newton_schulz_keeps_singular_vectors_and_brings_singular_values_to_one(shape):
+    """Against the SVD: the polynomial acts on the singular values alone."""
+    matrices = torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+    scaled = values / values.norm(dim=1, keepdim=True)
+    for _ in range(5):
+        scaled = 3.4445 * scaled - 4.7750 * scaled**3 + 2.0315 * scaled**5
+    expected = left @ torch.diag_embed(scaled) @ right
+    torch.testing.assert_close(orthogonalise(matrices, steps=5), expected, rtol=0, atol=1e-6)  # 1e-7 guards a zero
+    assert 0.6 < scaled.min() < scaled.max() < 1.3
+
+
+def test_muon_moves_filters_by_orthogonal_steps_and_all_else_as_sgd():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(16, 2)
+    ).double()
+    twin = nn.Sequential(nn.Linear(16, 2)).double()
+    twin.load_state_dict({"0.weight": net[5].weight, "0.bias": net[5].bias})
+    muon = make_optimizer(net, "muon", lr=0.1, muon_lr=0.02, weight_decay=0.01, momentum=0.9)
+    sgd = make_optimizer(twin, "sgd", lr=0.1, weight_decay=0.01, momentum=0.9)
+    for _ in range(3):
+        before = [layer.weight.detach().clone() for layer in (net[0], net[2], net[3])]
+        for p in net.parameters():
+            p.grad = torch.randn_like(p)
+        twin[0].weight.grad, twin[0].bias.grad = net[5].weight.grad.clone(), net[5].bias.grad.clone()
+        muon.step()
+        sgd.step()
+        for layer, old in zip((net[0], net[2], net[3]), before, strict=True):
+            step = (old * 2 / old.norm() - layer.weight.detach()).flatten(1) / 0.02
+            assert 0.1 < torch.linalg.svdvals(step).min() < torch.linalg.svdvals(step).max() < 1.4
+    torch.testing.assert_close(net[5].weight, twin[0].weight)
+    torch.testing.assert_close(net[5].bias, twin[0].bias)
+
+
+def test_muon_orthogonalises_filters_of_one_shape_together_as_one_by_one():
+    torch.manual_seed(0)
+    filters = [nn.Parameter(torch.randn(4, 3, 3, 3, dtype=torch.float64)) for _ in range(3)]
+    alone = [nn.Parameter(p.detach().clone()) for p in filters]
+    for p, q in zip(filters, alone, strict=True):
+        p.grad = torch.randn_like(p)
+        q.grad = p.grad.clone()
+        Muon([q], lr=0.1).step()
+    Muon(filters, lr=0.1).step()
+    for p, q in zip(filters, alone, strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_schedule_scales_both_rates_of_muon():
+    optimizer = make_optimizer(NET, "muon", lr=0.1, muon_lr=0.4)
+    set_lr(optimizer, 0.05)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.05, 0.2])
+
+
+def test_frozen_layers_are_frozen_inside_the_block_alone():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    net[2].bias.requires_grad_(False)  # by the reader: it stays so
+    with freeze_layers(net, 1):
+        assert [p.requires_grad for p in net.parameters()] == [False] * 4 + [True, False, True, True]
+        assert net[0](torch.zeros(1, 3, 8, 8)).grad_fn is None
+    assert [p.requires_grad for p in net.parameters()] == [True] * 5 + [False, True, True]
+    with pytest.raises(ValueError, match=r"frozen_layers=3.*3 layers"), freeze_layers(net, 3):
+        pass

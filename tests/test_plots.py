@@ -61,7 +61,7 @@ def test_a_plot_draws_on_the_axes_it_is_given_and_nothing_else(name):
     assert dict(plt.rcParams) == before
 
 
-@pytest.mark.parametrize("name", set(DRAW) - {"images", "no images"})
+@pytest.mark.parametrize("name", sorted(set(DRAW) - {"images", "no images"}))
 def test_axes_are_labelled(name):
     _, ax = plt.subplots()
     DRAW[name](ax)

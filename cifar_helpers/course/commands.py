@@ -24,7 +24,16 @@ from cifar_helpers.course.results import fill_results, results_markdown
 from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
 from cifar_helpers.data.download import SOURCES, DataError
-from cifar_helpers.runtime import device_name, doctor, environment_line, pick_device
+from cifar_helpers.runtime import (
+    device_name,
+    doctor,
+    environment_line,
+    is_main_process,
+    join_processes,
+    leave_processes,
+    main_process_first,
+    pick_device,
+)
 from cifar_helpers.training.records import TrainingDiverged
 
 __all__ = ["main", "prepare"]
@@ -135,12 +144,18 @@ def _replace(path: Path, result: NotebookResult) -> bool:
 
 def _train_command(args: argparse.Namespace) -> int:
     require_choice("name", args.name, RECIPES)
-    dataset, budget, device = load_data(args.dataset, source=args.data), get_budget(args.profile), pick_device()
+    join_processes()
+    with main_process_first():
+        dataset = load_data(args.dataset, source=args.data)
+    budget, device = get_budget(args.profile), pick_device()
     workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
-    print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
+    if is_main_process():
+        print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
     _, record = train_recipe(args.name, dataset, budget, workspace, device, args.seed)
-    print(record)
-    print(checkpoint_of(record.name, RECIPES[args.name].experiment_for(budget, args.seed), workspace))
+    if is_main_process():
+        print(record)
+        print(checkpoint_of(record.name, RECIPES[args.name].experiment_for(budget, args.seed), workspace))
+    leave_processes()
     return 0
 
 

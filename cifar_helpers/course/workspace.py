@@ -14,6 +14,7 @@ import torch
 from cifar_helpers._storage import CheckpointError, append_line, load_tensors, read_lines, save_tensors
 from cifar_helpers.course._ownership import claim_folder, is_project, read_figure_facts, require_own_file, write_own
 from cifar_helpers.course.profiles import profile_rank
+from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import RunRecord
 
 if TYPE_CHECKING:
@@ -36,7 +37,10 @@ _MODEL_FIELDS = ("name", "width", "dropout", "activation")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where a notebook writes, and the provenance that everything it writes carries."""
+    """Where a notebook writes, and the provenance that everything it writes carries.
+
+    Of several processes under torchrun the first one writes.
+    """
 
     notebook: str
     profile: str
@@ -72,7 +76,7 @@ class Workspace:
         title = _figure_title(figure)
         path = self.figures / f"{self.notebook.split('_')[0]}_{name}.png"
         require_own_file(path)
-        if profile_rank(read_figure(path).get("profile", "")) > profile_rank(self.profile):
+        if not is_main_process() or profile_rank(read_figure(path).get("profile", "")) > profile_rank(self.profile):
             return None
         source = "real data" if self.data_source == "real" else "SYNTHETIC DATA, not CIFAR"
         stamp = f"{source} · {self.profile} profile · {self.device}"
@@ -111,7 +115,7 @@ class Workspace:
         about = {name: getattr(self, name) for name in _PROVENANCE} | about
         about |= {"name": record.name, "run_hash": record.run_hash}
         same = all(known.get(key) == about[key] for key in ("run_hash", "weights")) and torch.equal(old, values)
-        if same or profile_rank(known.get("profile", "")) > profile_rank(self.profile):
+        if not is_main_process() or same or profile_rank(known.get("profile", "")) > profile_rank(self.profile):
             return None
         save_tensors(path, {path.parent.name: values}, about)
         return path
@@ -120,7 +124,8 @@ class Workspace:
         """Append the run to the run log, unless its newest row there says the same; return the row."""
         row = _run_row(self, record, dataset)
         old = newest_rows(read_lines(self.run_log)).get(_run_key(row))
-        if old is None or old["checkpoint_sha256"] != row["checkpoint_sha256"] or old["val_loss"] != row["val_loss"]:
+        new = old is None or old["checkpoint_sha256"] != row["checkpoint_sha256"] or old["val_loss"] != row["val_loss"]
+        if new and is_main_process():
             append_line(self.run_log, row)
         return row
 

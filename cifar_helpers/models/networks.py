@@ -165,13 +165,17 @@ class ResidualBlock(nn.Module):
             nn.BatchNorm2d(c_out),
         )
         same = stride == 1 and c_in == c_out
-        fit = [] if same else [nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)]
+        fit = [] if same else [nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)]
         self.shortcut = nn.Sequential(*fit) if residual else None
         self.activation = nn.ReLU()
+        self.stride = stride
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.body(images)
-        return self.activation(features if self.shortcut is None else features + self.shortcut(images))
+        if self.shortcut is None:
+            return self.activation(features)
+        # What a 1x1 convolution of this stride computes, without one: see `runtime.memory_format`.
+        return self.activation(features + self.shortcut(images[..., :: self.stride, :: self.stride]))
 
 
 def _resnet(

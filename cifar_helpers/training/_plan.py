@@ -19,12 +19,13 @@ from cifar_helpers import metrics
 from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch, EpochBatches
 from cifar_helpers.data.transforms import mixup, resize
-from cifar_helpers.runtime import autocast_dtype, make_generator
+from cifar_helpers.runtime import autocast_dtype, count_processes, make_generator
 from cifar_helpers.training._identity import as_plain, describe_data, describe_model, describe_parts
 from cifar_helpers.training._validation import unused_fields
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import Loss, on_device
 from cifar_helpers.training.optim import lr_factor, make_optimizer
+from cifar_helpers.training.parallel import Processes, Replicas, count_replicas, find_obstacle
 
 Optimizer = torch.optim.Optimizer | Callable[[nn.Module], torch.optim.Optimizer]
 Scheduler = torch.optim.lr_scheduler.LRScheduler
@@ -42,7 +43,9 @@ class Plan:
         seed_of: the number of an epoch to the seed of the global random streams in it, for dropout.
         loss: of training; `val_loss` of validation, None for the cross-entropy.
         scheduler: one of torch's, in place of `lrs`; `scheduled_by_step`: it goes on after every step, not every epoch.
-        forward: the model, compiled if asked for.
+        forward: the model, compiled if asked for, or shared among cores or processes.
+        share: a network to the same network as it is validated: shared as the model is.
+        replicas: parts of a batch that are computed side by side on a CPU.
         average: the mean of the weights, which is validated in place of the model; None where none is taken.
         identity: what makes this run another than others: `config`, `model` and `data`, as plain values.
     """
@@ -62,6 +65,8 @@ class Plan:
     scheduled_by_step: bool
     scaler: torch.amp.GradScaler | None
     forward: nn.Module
+    share: Callable[[nn.Module], nn.Module]
+    replicas: int
     average: AveragedModel | None
     identity: dict[str, Any]
 
@@ -82,12 +87,14 @@ def make_plan(
     scheduler: Scheduler | MakeScheduler | None = None,
     scheduler_every: str | None = None,
     num_classes: int,
+    images: torch.Tensor,
     identify: bool = False,
 ) -> Plan:
     """Return what `config` means here.
 
     Args:
         num_classes: outputs of the model.
+        images: the first of `train`, on the device.
         identify: whether the data must be told apart from other data, because a checkpoint will ask.
 
     Raises:
@@ -100,6 +107,8 @@ def make_plan(
     planned = _make_scheduler(made, scheduler)
     dtype = autocast_dtype(device, config.precision)
     shares = functools.partial(_shares, steps_per_epoch, int(total_steps))
+    replicas = _count_replicas(model, train, config, images)
+    share = functools.lru_cache(functools.partial(_share, replicas))
     parts: dict[str, object] = {"loss": loss, "optimizer": optimizer and made, "scheduler": scheduler}
     return Plan(
         device=device,
@@ -116,7 +125,9 @@ def make_plan(
         scheduler=planned,
         scheduled_by_step=_is_by_step(planned, scheduler_every),
         scaler=torch.amp.GradScaler(device.type) if dtype == torch.float16 else None,
-        forward=cast(nn.Module, torch.compile(model)) if config.compile else model,
+        forward=cast(nn.Module, torch.compile(model)) if config.compile else share(model),
+        share=share,
+        replicas=replicas,
         average=_average_weights(model, config.ema) if config.ema else None,
         identity=as_plain(
             config=config.to_dict() | dict.fromkeys(unused) | describe_parts(parts),
@@ -142,6 +153,7 @@ def _make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | No
             nesterov=config.nesterov,
             norm_bias_lr=config.norm_bias_lr,
             layer_lr_decay=config.layer_lr_decay,
+            muon_lr=config.muon_lr,
         )
     allowed = "an optimizer, or a function of the model: lambda model: torch.optim.Adam(model.parameters())"
     require(not isinstance(given, type), "optimizer", given, allowed)
@@ -179,6 +191,29 @@ def _is_by_step(scheduler: Scheduler | None, every: str | None) -> bool:
 def _average_weights(model: nn.Module, decay: float) -> AveragedModel:
     """Return the exponential mean of the model's weights and buffers, which begins with those after the first step."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+# --- several cores or processes ---
+
+
+def _count_replicas(model: nn.Module, train: Any, config: TrainConfig, images: torch.Tensor) -> int:
+    """Return how many replicas of the network share a batch: as many as were asked for, else one a core."""
+    if config.replicas == 1 or count_processes() > 1 or images.device.type != "cpu" or config.compile:
+        reason = "1 or None: several replicas are for a CPU, without torchrun and without compile"
+        require(config.replicas in (None, 1), "replicas", config.replicas, reason)
+        return 1
+    batch_size = config.batch_size if isinstance(train, EpochBatches) else len(images)
+    found = config.replicas or count_replicas(batch_size, torch.get_num_threads())
+    obstacle = find_obstacle(model, images) if found > 1 else None
+    require(obstacle is None or config.replicas is None, "replicas", found, f"1 or None: {obstacle}")
+    return 1 if obstacle else found
+
+
+def _share(replicas: int, model: nn.Module) -> nn.Module:
+    """Return the network as the cores or processes share it."""
+    if count_processes() > 1:
+        return Processes(model)
+    return Replicas(model, replicas) if replicas > 1 else model
 
 
 # --- an epoch: its steps, their rates, its batches ---

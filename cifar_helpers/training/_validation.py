@@ -17,7 +17,10 @@ from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import Loss, check_normaliser, evaluating, on_device
 
 # Fields that a part of the reader's own makes meaningless.
-_BY_OPTIMIZER = ("optimizer", "lr", "momentum", "nesterov", "weight_decay", "norm_bias_lr", "layer_lr_decay")
+_BY_OPTIMIZER = (
+    *("optimizer", "lr", "momentum", "nesterov", "weight_decay"),
+    *("norm_bias_lr", "layer_lr_decay", "muon_lr"),
+)
 _BY_SCHEDULER = ("schedule", "warmup")
 _BY_LOSS = ("label_smoothing",)
 _BY_LOADER = ("batch_size", "augment")
@@ -98,12 +101,15 @@ def _last_batch_sizes(train: Any, config: TrainConfig) -> set[int]:
     return {count % size or size}
 
 
-def check_first_batches(model: nn.Module, train: Any, val: Any, device: torch.device) -> int:
-    """Return the number of outputs of the model, or raise a ValueError if a batch is not what training expects.
+def check_first_batches(model: nn.Module, train: Any, val: Any, device: torch.device) -> tuple[int, torch.Tensor]:
+    """Return the number of outputs of the model and the images of the first training batch, on the device.
 
     Of a list every batch is looked at, of anything else the first.
+
+    Raises:
+        ValueError: a batch is not what training expects.
     """
-    num_classes = 0
+    num_classes, firsts = 0, []
     for name, batches in (("train", train), ("val", val)):
         served = batches if isinstance(batches, list | tuple) else itertools.islice(_ordered(batches), 1)
         listed = []
@@ -117,12 +123,13 @@ def check_first_batches(model: nn.Module, train: Any, val: Any, device: torch.de
             if images.shape[1:] != first.shape[1:]:
                 shapes = tuple(images.shape), tuple(first.shape)
                 raise ValueError(f"{name} images have shape {shapes[0]}, those of the first batch {shapes[1]}")
-        num_classes = count_outputs(model, first.to(device))
+        firsts.append(first.to(device))
+        num_classes = count_outputs(model, firsts[-1])
         if len(getattr(batches, "class_names", ())) > num_classes:
             raise ValueError(f"{name} has {len(batches.class_names)} classes, the model has {num_classes} outputs")
         for _, labels in listed:
             check_label_range(name, labels, num_classes)
-    return num_classes
+    return num_classes, firsts[0]
 
 
 def check_loss(loss: Loss, model: nn.Module, val: Any, device: torch.device) -> None:

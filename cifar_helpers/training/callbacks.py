@@ -16,6 +16,7 @@ from torch import nn
 
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import write_whole
+from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import EpochRecord, RunRecord, best_epoch
 
 __all__ = [
@@ -166,7 +167,8 @@ class CSVLogger:
         self._write()
 
     def _write(self) -> None:
-        write_whole(self.path, self._text().encode())
+        if is_main_process():
+            write_whole(self.path, self._text().encode())
 
     def _text(self) -> str:
         text = io.StringIO()
@@ -189,6 +191,8 @@ class TensorBoardLogger:
         self._writer = SummaryWriter(str(folder))
 
     def on_epoch_end(self, record: EpochRecord, model: nn.Module) -> None:
+        if not is_main_process():
+            return
         for what in ("loss", "accuracy"):
             values = {split: getattr(record, f"{split}_{what}") for split in ("train", "val")}
             self._writer.add_scalars(what, values, record.epoch)

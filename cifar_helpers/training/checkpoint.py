@@ -210,11 +210,19 @@ _TRAINING_CODE: dict[str, tuple[str, ...]] = {
     "training/_plan.py": (),
     "training/evaluation.py": (),
     "training/optim.py": (),
+    "training/parallel.py": (),
     "data/batches.py": (),
     "data/transforms.py": (),
     "models/networks.py": (),
     "metrics.py": ("cross_entropy", "count_correct", "sums"),
-    "runtime.py": ("autocast", "autocast_dtype", "make_generator", "private_randomness", "seed_everything"),
+    "runtime.py": (
+        "autocast",
+        "autocast_dtype",
+        "make_generator",
+        "memory_format",
+        "private_randomness",
+        "seed_everything",
+    ),
 }
 
 

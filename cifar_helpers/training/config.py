@@ -17,7 +17,7 @@ from cifar_helpers.data.transforms import (
 
 __all__ = ["TrainConfig"]
 
-_OPTIMIZERS = ("sgd", "adam", "adamw")
+_OPTIMIZERS = ("sgd", "muon", "adam", "adamw")
 _SCHEDULES = ("constant", "cosine", "triangular", "one-cycle")
 _PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -33,6 +33,7 @@ class TrainConfig:
         batch_size: images per step.
         lr: peak learning rate, reached after the warm-up.
         momentum: of SGD; Adam and AdamW keep their own betas.
+        muon_lr: peak learning rate of the convolutions with the optimizer "muon"; `lr` is that of all else then.
         weight_decay: applied to weights of two or more dimensions, never to biases and norms.
         schedule: "constant", "cosine" to 0, "triangular" (linear up, linear down to 0), or "one-cycle", a cosine up
             and a cosine down.
@@ -43,12 +44,15 @@ class TrainConfig:
         norm_bias_lr: factor on the learning rate of the biases of BatchNorm.
         layer_lr_decay: factor on the learning rate from one layer to the one before it; below 1 the first layers of a
             pretrained network hardly move.
+        frozen_layers: the first layers with weights that are not trained; no gradient is computed through them.
         image_sizes: pairs (share of all steps, pixels): from this share on, training images have this size. () leaves
             them as they are; validation is always at full size.
         augment: augmentations from `data.transforms`, or callables such as those of `torchvision.transforms.v2`,
             applied in order to the training batches only.
         patience: stop after this many epochs without a better validation accuracy; None never stops.
         max_steps: stop after this many optimizer steps in all; None leaves it to `epochs`.
+        replicas: parts of a batch that copies of the network compute side by side on a CPU, each with BatchNorm
+            statistics of its own; None takes one for each core, while a part has 32 images or more.
         seed: decides order of images, augmentation and dropout; the initial weights are the model's.
         precision: "auto" takes the fastest type that the device really has.
         compile: run the model through `torch.compile`.
@@ -72,10 +76,13 @@ class TrainConfig:
     ema: float = 0.0
     norm_bias_lr: float = 1.0
     layer_lr_decay: float = 1.0
+    muon_lr: float = 0.2
+    frozen_layers: int = 0
     image_sizes: tuple[tuple[float, int], ...] = ()
     augment: tuple[Transform, ...] = ()
     patience: int | None = None
     max_steps: int | None = None
+    replicas: int | None = None
     seed: int = 0
     precision: str = "auto"
     compile: bool = False
@@ -86,14 +93,16 @@ class TrainConfig:
         require_choice("optimizer", self.optimizer, _OPTIMIZERS)
         require_choice("schedule", self.schedule, _SCHEDULES)
         require_choice("precision", self.precision, _PRECISIONS)
-        for name in ("epochs", "batch_size", "patience", "max_steps"):
+        for name in ("epochs", "batch_size", "patience", "max_steps", "replicas"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "a whole number of at least 1")
         require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
+        require(0 < self.muon_lr < float("inf"), "muon_lr", self.muon_lr, "a positive number; 0.05 to 0.4 are usual")
         require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
         require(
             0 < self.layer_lr_decay <= 1, "layer_lr_decay", self.layer_lr_decay, "a factor in (0, 1]; 1 is no decay"
         )
+        require(self.frozen_layers >= 0, "frozen_layers", self.frozen_layers, "a whole number of 0 or more")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.mixup >= 0, "mixup", self.mixup, "0 for none, or a positive parameter; 0.2 is usual")
         for name in ("momentum", "warmup", "label_smoothing", "ema"):
@@ -104,7 +113,7 @@ class TrainConfig:
         """Raise a ValueError for a value that is not of its field's type; a bool is no number."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type in _KINDS and not (value is None and field.name in ("patience", "max_steps")):
+            if field.type in _KINDS and not (value is None and field.type == (int | None)):
                 kind, allowed = _KINDS[field.type]
                 right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
                 require(right, field.name, value, allowed)

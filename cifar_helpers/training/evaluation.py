@@ -78,10 +78,13 @@ def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Ba
         yield ((model(images) + model(images.flip(-1))) / 2 if tta else model(images)), labels
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield the batches on the device; to CUDA from pinned memory and without waiting for the copy."""
+def on_device(
+    batches: Iterable[Batch], device: torch.device, memory_format: torch.memory_format = torch.preserve_format
+) -> Iterator[Batch]:
+    """Yield the batches on the device, images (B, C, H, W) in a memory format; to CUDA from pinned memory."""
     for images, labels in batches:
-        yield _move(images, device), _move(labels, device)
+        moved = _move(images, device)
+        yield moved.to(memory_format=memory_format) if moved.ndim == 4 else moved, _move(labels, device)
 
 
 def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -25,8 +25,12 @@ from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import (
     Timer,
     autocast,
+    count_processes,
     deterministic_kernels,
     environment,
+    is_main_process,
+    join_processes,
+    memory_format,
     pick_device,
     private_randomness,
     seed_everything,
@@ -45,7 +49,7 @@ from cifar_helpers.training.checkpoint import (
 )
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import Loss, evaluate, on_device
-from cifar_helpers.training.optim import set_lr
+from cifar_helpers.training.optim import freeze_layers, set_lr
 from cifar_helpers.training.records import EpochRecord, RunRecord, TrainingDiverged
 
 __all__ = ["fit", "sweep", "tabulate", "train_epoch"]
@@ -80,7 +84,8 @@ def train_epoch(
     loss_sum: Any = 0.0
     correct: Any = 0
     count = 0
-    served = on_device(batches, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    served = on_device(batches, device, memory_format(model, device))
     for step, ((images, labels), lr) in enumerate(zip(served, lrs, strict=False)):
         if lr is not None:
             set_lr(optimizer, lr)
@@ -171,6 +176,7 @@ def fit(
         TrainingDiverged: the loss is no longer finite.
     """
     config = config or TrainConfig()
+    join_processes()
     device = pick_device(device or getattr(train, "device", None))
     check_arguments(model, train, val, config)
     path = None if checkpoint is None else Path(checkpoint)
@@ -180,9 +186,13 @@ def fit(
     require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
     watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
     best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch documents it so
-    with private_randomness(device), deterministic_kernels(config.deterministic):
-        num_classes = check_first_batches(model, train, val, device)
+    model.to(device, memory_format=memory_format(model, device))  # type: ignore[call-overload]  # torch documents it so
+    with (
+        private_randomness(device),
+        deterministic_kernels(config.deterministic),
+        freeze_layers(model, config.frozen_layers),
+    ):
+        num_classes, images = check_first_batches(model, train, val, device)
         if loss is not None:
             check_loss(loss, model, val, device)
         plan = make_plan(
@@ -196,6 +206,7 @@ def fit(
             scheduler=scheduler,
             scheduler_every=scheduler_every,
             num_classes=num_classes,
+            images=images,
             identify=path is not None,
         )
         run = _Run(name, model, val, plan, best, path, getattr(train, "class_names", ()))
@@ -205,7 +216,7 @@ def fit(
             record = run.train_one_epoch()
             run.save(finished=len(run.history) == plan.epochs)
             if verbose:
-                print(_epoch_line(name, run.history, plan.epochs), flush=True)
+                _say(_epoch_line(name, run.history, plan.epochs))
             over = watching.on_epoch_end(record, run.evaluated)
         if not finished and len(run.history) < plan.epochs:
             run.save(finished=True)
@@ -235,6 +246,8 @@ class _Run:
         self.environment = environment(plan.device) | {
             "dtype": str(plan.dtype).removeprefix("torch."),
             "code": code_digest(),
+            "replicas": plan.replicas,
+            "processes": count_processes(),
         }
         self.sha256: str | None = None
         best.restore((), {})
@@ -260,7 +273,7 @@ class _Run:
                 scaler=plan.scaler,
                 after_step=self._after_step,
             )
-            validated = evaluate(self.evaluated, self.val, loss=plan.val_loss)
+            validated = evaluate(plan.share(self.evaluated), self.val, loss=plan.val_loss)
         if not math.isfinite(validated.loss):
             raise TrainingDiverged(_explain_divergence("after this epoch, in validation", plan.optimizer))
         record = EpochRecord(
@@ -292,8 +305,8 @@ class _Run:
             scheduler.step()
 
     def save(self, finished: bool) -> None:
-        """Write the checkpoint, if one was asked for."""
-        if self.path is None:
+        """Write the checkpoint, if one was asked for; of several processes the first one does."""
+        if self.path is None or not is_main_process():
             return
         plan = self.plan
         tensors, values = optimizer_state(plan.optimizer)
@@ -341,9 +354,9 @@ class _Run:
         )
         replaced = "" if hash_weights(self.model) in known else "; the weights that the model had are replaced"
         if found.finished:
-            print(f"{self.name}: trained before, loaded from {self.path.name}{replaced}", flush=True)
+            _say(f"{self.name}: trained before, loaded from {self.path.name}{replaced}")
             return True
-        print(f"{self.name}: goes on from {self.path.name} after epoch {len(self.history)}{replaced}", flush=True)
+        _say(f"{self.name}: goes on from {self.path.name} after epoch {len(self.history)}{replaced}")
         self._take_up(found)
         return False
 
@@ -384,9 +397,17 @@ class _Run:
         )
 
 
+def _say(line: str) -> None:
+    """Print a line at once; of several processes the first one does."""
+    if is_main_process():
+        print(line, flush=True)
+
+
 def _show_bar(batches: Iterable[Batch], steps: int, name: str) -> Iterable[Batch]:
     """Return the batches, behind a progress bar where a person watches a terminal."""
-    return tqdm(batches, name, steps, leave=False, disable=not sys.stdout.isatty(), file=sys.stdout)
+    return tqdm(
+        batches, name, steps, leave=False, disable=not (sys.stdout.isatty() and is_main_process()), file=sys.stdout
+    )
 
 
 def _epoch_line(name: str, history: Sequence[EpochRecord], epochs: int) -> str:
@@ -436,10 +457,10 @@ def sweep(
             found = fit(model, train, val, seeded, name=label, checkpoint=path, device=device, verbose=False)
         except TrainingDiverged as error:
             records[name].append(None)
-            print(f"{label}: {error}", flush=True)
+            _say(f"{label}: {error}")
         else:
             records[name].append(found)
-            print(found, flush=True)
+            _say(str(found))
     return records
 
 

@@ -1,12 +1,26 @@
-"""Learning-rate schedules in fractions of all steps, parameter groups, and the optimizers by name."""
+"""Learning-rate schedules in fractions of all steps, parameter groups, Muon, and the optimizers by name."""
 
+import itertools
 import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["lr_factor", "make_optimizer", "parameter_groups", "set_lr"]
+from cifar_helpers._arguments import require
+
+__all__ = [
+    "Muon",
+    "freeze_layers",
+    "lr_factor",
+    "make_optimizer",
+    "orthogonalise",
+    "parameter_groups",
+    "set_lr",
+]
 
 
 def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
@@ -48,7 +62,14 @@ def parameter_groups(
 
 
 def _layer_depths(model: nn.Module) -> dict[int, int]:
-    """Return, by id of every parameter, how many layers with weights come after its own; 0 is the last.
+    """Return, by id of every parameter, how many layers with weights come after its own; 0 is the last."""
+    numbers = _layer_numbers(model)
+    last = max(numbers.values(), default=0)
+    return {id(p): last - numbers.get(id(p), 0) for p in model.parameters()}
+
+
+def _layer_numbers(model: nn.Module) -> dict[int, int]:
+    """Return the number of its layer, from 0, by id of every parameter.
 
     A layer is a child of the model; a norm belongs to the layer before it.
     """
@@ -56,8 +77,96 @@ def _layer_depths(model: nn.Module) -> dict[int, int]:
     found: dict[int, int] = {}
     for child in [*model.children()] or [model]:
         number += any(p.ndim >= 2 for p in child.parameters())
-        found |= {id(p): number for p in child.parameters()}
-    return {id(p): max(number, 0) - max(found.get(id(p), 0), 0) for p in model.parameters()}
+        found |= {id(p): max(number, 0) for p in child.parameters()}
+    return found
+
+
+@contextmanager
+def freeze_layers(model: nn.Module, count: int) -> Iterator[None]:
+    """Train nothing of the first `count` layers with weights inside the block: no gradient is computed through them.
+
+    Raises:
+        ValueError: the model has no other layers.
+    """
+    numbers = _layer_numbers(model)
+    layers = max(numbers.values(), default=0) + 1
+    require(count < layers, "frozen_layers", count, f"fewer than the {layers} layers with weights of this model")
+    frozen = [p for p in model.parameters() if p.requires_grad and numbers.get(id(p), layers) < count]
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(True)
+
+
+# Coefficients of the polynomial a s + b s³ + c s⁵ that brings singular values in (0, 1] to about 1 (Jordan, 2024).
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: torch.Tensor, steps: int = 3) -> torch.Tensor:
+    """Return matrices (..., m, n) with the same singular vectors and singular values near 1, by Newton-Schulz steps.
+
+    Five steps bring every singular value above 0.003 times the Frobenius norm to between 0.6 and 1.3; three leave the
+    small ones smaller, which is enough for training and cheaper.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
+    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.mT
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide if matrices.shape[-2] <= matrices.shape[-1] else wide.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step on a convolution is orthogonalised, so that it moves every direction by the same amount.
+
+    After Jordan et al. (2024, kellerjordan.github.io/posts/muon), as their airbench94 uses it on CIFAR-10: filters
+    (out, in, h, w) count as matrices (out, in * h * w), keep the norm sqrt(out), and those of one shape are
+    orthogonalised together. Groups with "orthogonal": False are plain SGD with Nesterov momentum and weight decay.
+
+    Args:
+        momentum: of the orthogonal groups that have none of their own.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.2, momentum: float = 0.6) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step; `closure` is called first where one is given, with gradients."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if group["orthogonal"]:
+                for _, same in itertools.groupby(sorted(params, key=lambda p: p.shape), key=lambda p: p.shape):
+                    self._step_orthogonal([*same], group)
+            else:
+                self._step_plain(params, group)
+        return loss
+
+    def _step_orthogonal(self, filters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Move filters of one shape along their orthogonalised momentum."""
+        moved = torch.stack([self._nesterov(p, p.grad, group["momentum"]).flatten(1) for p in filters])
+        for p, direction in zip(filters, orthogonalise(moved), strict=True):
+            p.mul_(len(p) ** 0.5 / (p.norm() + 1e-7))
+            p.add_(direction.view_as(p), alpha=-group["lr"])
+
+    def _step_plain(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
+        for p in params:
+            gradient = p.grad.add(p, alpha=group["weight_decay"])  # type: ignore[union-attr]  # those with one
+            p.add_(self._nesterov(p, gradient, group["momentum"]), alpha=-group["lr"])
+
+    def _nesterov(self, p: torch.Tensor, gradient: Any, momentum: float) -> torch.Tensor:
+        """Take the gradient into the momentum of a parameter, and return the step that looks one ahead."""
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer = state["momentum_buffer"].mul_(momentum).add_(gradient)
+        return gradient.add(buffer, alpha=momentum)
 
 
 def make_optimizer(
@@ -70,15 +179,35 @@ def make_optimizer(
     nesterov: bool = True,
     norm_bias_lr: float = 1.0,
     layer_lr_decay: float = 1.0,
+    muon_lr: float = 0.2,
 ) -> torch.optim.Optimizer:
-    """Return SGD, Adam or AdamW over the model's trainable parameters, which must be on their device already."""
+    """Return SGD, Muon, Adam or AdamW over the model's trainable parameters, which must be on their device already.
+
+    With "muon" the convolutions learn at the rate `muon_lr`, without weight decay, and all else as with "sgd".
+    """
     groups = parameter_groups(model, weight_decay, norm_bias_lr, layer_lr_decay)
+    if name == "muon":
+        groups = _split_filters(groups, lr, muon_lr, momentum)
     for group in groups:
         group["lr"] = lr * group["lr_factor"]
+    if name == "muon":
+        return Muon(groups, lr=lr)
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](groups, lr=lr, fused=fused)
+
+
+def _split_filters(groups: list[dict], lr: float, muon_lr: float, momentum: float) -> list[dict]:
+    """Return groups of which each holds filters of convolutions alone, for Muon, or none."""
+    split = []
+    for group in groups:
+        filters = [p for p in group["params"] if p.ndim == 4]
+        others = [p for p in group["params"] if p.ndim != 4]
+        factor = group["lr_factor"] * muon_lr / lr
+        split += [{"params": filters, "orthogonal": True, "lr_factor": factor}] if filters else []
+        split += [{**group, "params": others, "orthogonal": False, "momentum": momentum}] if others else []
+    return split
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
