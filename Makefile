@@ -6,7 +6,7 @@ CONSTRAINTS ?=
 PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
-.PHONY: run test install publish lint types address clean
+.PHONY: run test bench install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
@@ -17,6 +17,16 @@ test: install
 
 publish: install
 	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
+
+# Half an hour of quiet cores, or more; benchmarks/NOTES.md says what each measures.
+bench: install
+	mkdir -p benchmarks/results
+	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json
+	$(BIN)/python benchmarks/busy_cores.py --json benchmarks/results/busy_cores.json
+	$(BIN)/python benchmarks/growth.py --json benchmarks/results/growth.json --figure benchmarks/results/growth.png
+	$(BIN)/python benchmarks/time_to_accuracy.py study --seeds 5 --json benchmarks/results/time_study_cifar10.json
+	$(BIN)/python benchmarks/time_to_accuracy.py study --dataset cifar100 --json benchmarks/results/time_study_cifar100.json
+	$(BIN)/python -m cifar_helpers report
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ import pytest
 
 from cifar_helpers._storage import append_line, read_lines
 from cifar_helpers.course.recipes import CHAIN, find_runs, read_result
-from cifar_helpers.course.results import BEGIN, END, fill_results, results_markdown
+from cifar_helpers.course.results import RESULTS, SPEED, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.workspace import Workspace, kept_path, read_kept
 from cifar_helpers.data.download import SOURCES
 
@@ -13,7 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def test_the_readme_says_what_the_logs_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"{BEGIN}\n{results_markdown(ROOT)}\n{END}" in readme, "python -m cifar_helpers report"
+    for marks, text in ((RESULTS, results_markdown(ROOT)), (SPEED, speed_markdown(ROOT))):
+        assert f"{marks[0]}\n{text}\n{marks[1]}" in readme, "python -m cifar_helpers report"
+
+
+def test_missing_benchmarks_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"step_rate\.json: make bench"):
+        speed_markdown(tmp_path)
 
 
 @pytest.mark.parametrize("dataset", SOURCES)
@@ -62,14 +68,14 @@ def test_a_page_without_marks_is_left_alone(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("# A page\n")
     with pytest.raises(ValueError, match="lacks the lines"):
-        fill_results(page, "table")
+        fill_table(page, RESULTS, "table")
     assert page.read_text() == "# A page\n"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    fill_results(page, "new")
-    assert page.read_text() == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    page.write_text(f"before\n{RESULTS[0]}\nold\n{RESULTS[1]}\nafter\n")
+    fill_table(page, RESULTS, "new")
+    assert page.read_text() == f"before\n{RESULTS[0]}\nnew\n{RESULTS[1]}\nafter\n"
 
 
 def test_a_missing_page_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no .*README\.md; expected the README of the repository"):
-        fill_results(tmp_path / "README.md", "table")
+        fill_table(tmp_path / "README.md", RESULTS, "table")
     assert not list(tmp_path.iterdir())

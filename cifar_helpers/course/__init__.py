@@ -1,5 +1,6 @@
 """What the notebooks of this series need beside the library: profiles, recipes, where they write, the test split."""
 
+from cifar_helpers.course.minutes import Expected, Work, expect, recipe_work
 from cifar_helpers.course.profiles import FULL, LAPTOP, PROFILES, QUICK, Budget, get_budget, profile_rank
 from cifar_helpers.course.recipes import (
     AUGMENTED,
@@ -12,6 +13,7 @@ from cifar_helpers.course.recipes import (
     NINE,
     RECIPES,
     RESNET18,
+    STUDY,
     VGG16_BN,
     Experiment,
     Recipe,
@@ -51,16 +53,20 @@ __all__ = [
     "QUICK",
     "RECIPES",
     "RESNET18",
+    "STUDY",
     "VGG16_BN",
     "Budget",
+    "Expected",
     "Experiment",
     "Recipe",
     "RecipeResult",
+    "Work",
     "Workspace",
     "audit_test",
     "checkpoint_of",
     "describe_chain",
     "evaluate_recipe",
+    "expect",
     "final_test",
     "find_runs",
     "get_budget",
@@ -73,6 +79,7 @@ __all__ = [
     "read_figure",
     "read_kept",
     "read_result",
+    "recipe_work",
     "sweep_experiments",
     "train_recipe",
     "with_log_entry",

@@ -10,6 +10,7 @@ from types import ModuleType
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.course._ownership import is_project, require_own_folder
+from cifar_helpers.course.minutes import expect, recipe_work
 from cifar_helpers.course.notebooks import (
     NotebookResult,
     check_output,
@@ -20,7 +21,7 @@ from cifar_helpers.course.notebooks import (
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
 from cifar_helpers.course.recipes import RECIPES, checkpoint_of, train_recipe
 from cifar_helpers.course.report import write_report
-from cifar_helpers.course.results import fill_results, results_markdown
+from cifar_helpers.course.results import RESULTS, SPEED, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
 from cifar_helpers.data.download import SOURCES, DataError
@@ -81,7 +82,7 @@ def _make_parser() -> argparse.ArgumentParser:
     data.set_defaults(command=_data_command)
     data.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
 
-    report = commands.add_parser("report", help="fill the table of results in the README from the run log")
+    report = commands.add_parser("report", help="fill the tables of the README from the run log and the benchmarks")
     report.set_defaults(command=_report_command)
 
     commands.add_parser(
@@ -151,6 +152,7 @@ def _train_command(args: argparse.Namespace) -> int:
     workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
     if is_main_process():
         print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
+        print(expect([recipe_work(args.name, dataset, budget)], budget, device), flush=True)
     _, record = train_recipe(args.name, dataset, budget, workspace, device, args.seed)
     if is_main_process():
         print(record)
@@ -166,7 +168,8 @@ def _data_command(args: argparse.Namespace) -> int:
 
 def _report_command(args: argparse.Namespace) -> int:
     home = home_folder()
-    fill_results(home / "README.md", results_markdown(home))
+    fill_table(home / "README.md", RESULTS, results_markdown(home))
+    fill_table(home / "README.md", SPEED, speed_markdown(home))
     print(home / "README.md")
     return 0
 

@@ -1,5 +1,7 @@
-"""The table of results in the README, filled from the run log and the test-access log."""
+"""The tables of the README: results, from the run log and the test-access log, and speed, from the benchmarks."""
 
+import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ from cifar_helpers.course.workspace import Workspace
 from cifar_helpers.data.download import SOURCES
 from cifar_helpers.statistics import wilson_interval
 
-__all__ = ["BEGIN", "END", "fill_results", "results_markdown"]
+__all__ = ["RESULTS", "SPEED", "fill_table", "results_markdown", "speed_markdown"]
 
-BEGIN, END = "<!-- results: filled by `python -m cifar_helpers report` -->", "<!-- end of results -->"
+# The lines between which each table stands.
+RESULTS = "<!-- results: filled by `python -m cifar_helpers report` -->", "<!-- end of results -->"
+SPEED = "<!-- speed: filled by `python -m cifar_helpers report` from benchmarks/results -->", "<!-- end of speed -->"
 
 
 def results_markdown(home: Path) -> str:
@@ -54,16 +58,90 @@ def _result_cells(step: str, dataset: str, found: dict[str, dict[str, Any]], loo
     return [f"{100 * row['val_accuracy']:.1f}", test, f"{row['seconds']:.0f}"]
 
 
-def fill_results(page: Path, text: str) -> None:
-    """Put the table between its two marks in a Markdown file.
+def speed_markdown(home: Path) -> str:
+    """Return what the benchmarks measured, from `home`/benchmarks/results, as three Markdown tables.
+
+    Raises:
+        ValueError: a result is missing.
+    """
+    folder = home / "benchmarks" / "results"
+    rates, busy = (_read_result(folder / name) for name in ("step_rate.json", "busy_cores.json"))
+    runs = [_read_result(path) for path in sorted(folder.glob("time_*.json"))]
+    machine = "{device}, {threads} threads, {dtype}, torch {torch}".format(**rates["environment"])
+    parts = [
+        "Images per second in training, and the largest memory of the process:",
+        _rate_table(rates["rows"]),
+        "The study network beside another program, against all threads on every operation:",
+        _busy_table(busy["rows"]),
+        "All 45,000 training images to validation accuracy, mean and range over seeds:",
+        _run_table(runs),
+        f"Medians, and ranges over n turns, on one machine ({machine}): `make bench`.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"there is no {path}: make bench")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _rate_table(rows: list[dict[str, Any]]) -> str:
+    lines = ["| network | ours | everyday loop | ours is | bare step | memory (GB), ours / everyday | n |"]
+    lines.append("|---|" + "---:|" * 6)
+    for model in dict.fromkeys(row["model"] for row in rows):
+        ours, everyday, bare = (next(r for r in rows if (r["model"], r["loop"]) == (model, loop)) for loop in _LOOPS)
+        memory = f"{ours['peak_bytes'] / 1e9:.1f} / {everyday['peak_bytes'] / 1e9:.1f}"
+        rates = [_with_range(row["rates"]) for row in (ours, everyday, bare)]
+        cells = [model, rates[0], rates[1], f"{everyday['ratio']:.1f} ×", rates[2], memory, str(len(ours["rates"]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+_LOOPS = ("ours", "everyday", "bare")
+
+
+def _busy_table(rows: list[dict[str, Any]]) -> str:
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    lines = [f"| beside | {' | '.join(ways)} | n |", "|---|" + "---:|" * (len(ways) + 1)]
+    for load in dict.fromkeys(row["beside"] for row in rows):
+        chosen = [next(r for r in rows if (r["beside"], r["way"]) == (load, way)) for way in ways]
+        cells = [f"{_with_range(row['rates'])}, {row['ratio']:.2f} ×" for row in chosen]
+        lines.append(f"| {load} | {' | '.join(cells)} | {len(chosen[0]['rates'])} |")
+    return "\n".join(lines)
+
+
+def _run_table(results: list[dict[str, Any]]) -> str:
+    lines = ["| recipe | data | seconds | one view (%) | mirrored too (%) | n |", "|---|---|---:|---:|---:|---:|"]
+    for result in results:
+        rows = result["rows"]
+        columns = [[row["seconds"] for row in rows], *([100 * row[k] for row in rows] for k in ("single", "mirrored"))]
+        cells = [f"{_mean_range(column, digits)}" for column, digits in zip(columns, (0, 1, 1), strict=True)]
+        title = SOURCES[result["dataset"]].title
+        lines.append(f"| {result['recipe']} | {title} | {' | '.join(cells)} | {len(rows)} |")
+    return "\n".join(lines)
+
+
+def _with_range(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+def _mean_range(values: list[float], digits: int) -> str:
+    mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
+    return f"{mean} ({low} to {high})"
+
+
+def fill_table(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Put a table between its two marks in a Markdown file.
 
     Raises:
         ValueError: there is no such file, or it lacks the marks.
     """
     if not page.is_file():
         raise ValueError(f"there is no {page}; expected the README of the repository: cd into it")
-    before, mark, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (mark and end):
-        raise ValueError(f"{page} lacks the lines {BEGIN!r} and {END!r}, between which the results stand")
-    write_whole(page, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+    begin, end = marks
+    before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (mark and closing):
+        raise ValueError(f"{page} lacks the lines {begin!r} and {end!r}, between which the table stands")
+    write_whole(page, f"{before}{begin}\n{text}\n{end}{after}".encode())
