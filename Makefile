@@ -23,7 +23,6 @@ bench: install
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json
 	$(BIN)/python benchmarks/busy_cores.py --json benchmarks/results/busy_cores.json
-	$(BIN)/python benchmarks/growth.py --json benchmarks/results/growth.json --figure benchmarks/results/growth.png
 	$(BIN)/python benchmarks/time_to_accuracy.py study --seeds 5 --json benchmarks/results/time_study_cifar10.json
 	$(BIN)/python benchmarks/time_to_accuracy.py study --dataset cifar100 --json benchmarks/results/time_study_cifar100.json
 	$(BIN)/python -m cifar_helpers report

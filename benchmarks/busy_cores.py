@@ -1,6 +1,6 @@
 """Three ways to share a training step among the cores, on quiet cores and beside another program.
 
-    python benchmarks/busy_cores.py [--turns 5] [--json FILE]
+    python benchmarks/busy_cores.py [--turns 5] [--beside nothing loop training] [--json FILE]
 
 `threads` is PyTorch's own way: all threads on every operation of one network. `replicas` is ours, a copy of the network
 on every core in one process; `processes` is torchrun with one process a core. All train the study network on the same
@@ -14,7 +14,7 @@ import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -66,10 +66,13 @@ def _train() -> None:
         model(images).sum().backward()
 
 
+LOADS: dict[str, Callable[[], None] | None] = {"nothing": None, "loop": _loop, "training": _train}
+
+
 @contextlib.contextmanager
 def beside(load: str) -> Iterator[None]:
     """Let another program compute during a block."""
-    action = {"loop": _loop, "training": _train}.get(load)
+    action = LOADS[load]
     if action is None:
         yield
         return
@@ -84,6 +87,7 @@ def beside(load: str) -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--beside", nargs="+", choices=LOADS, default=list(LOADS)[:2])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -92,7 +96,7 @@ def main() -> None:
     print(environment_line(pick_device()))
     print(f"{'beside':9} {'way':10} {'images/s':>9} {'spread':>13} {'ratio':>6}   n = {args.turns}")
     rows = []
-    for load in ("nothing", "loop", "training"):
+    for load in args.beside:
         with beside(load):
             found = take_turns({way: lambda way=way: start_way(way) for way in WAYS}, args.turns)
         base = statistics.median(row["rate"] for row in found["threads"])

@@ -37,7 +37,7 @@ TRAINING = TrainConfig(batch_size=256, lr=0.01, frozen_layers=1, epochs=1)
 def resized(split: Split, pixels: int) -> Split:
     """Return a split whose images have other sides."""
     images = torch.nn.functional.interpolate(split.images.float(), size=(pixels, pixels), mode="bilinear")
-    return Split(images.round().to(torch.uint8), split.labels, split.name, split.class_names)
+    return Split(split.name, images.round().to(torch.uint8), split.labels, split.class_names)
 
 
 def measure(split: Split, val: Split, images: int, epochs: int, width: float, pixels: int) -> dict[str, float]:

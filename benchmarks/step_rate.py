@@ -83,7 +83,9 @@ class Setting:
 
     def ours(self) -> Callable[[int], object]:
         self.model.to(memory_format=memory_format(self.model, self.device))
-        count = count_replicas(self.batch_size, torch.get_num_threads()) if self.device.type == "cpu" else 1
+        images = next(iter(self.batches.ordered()))[0]
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
+        count = count_replicas(self.model, images, self.batch_size, threads)
         return self.shared(Replicas(self.model, count) if count > 1 else self.model)
 
     def shared(self, forward: torch.nn.Module) -> Callable[[int], object]:

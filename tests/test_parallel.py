@@ -28,9 +28,8 @@ def batches(count=4, size=96, pixels=8, dtype=torch.float32):
 
 def small_net(norm=False, seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)
-    )
+    norms = nn.BatchNorm2d(4) if norm else nn.Identity()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), norms, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
 
 
 def gradients(model, forward, images, labels):
@@ -121,11 +120,19 @@ def test_what_is_frozen_later_is_frozen_in_the_copies_too():
     assert model[0].weight.grad is None
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "threads", "count"), [(256, 2, 2), (64, 8, 2), (63, 8, 1), (512, 8, 8), (1, 2, 1)]
-)
-def test_a_part_has_images_enough(batch_size, threads, count):
-    assert count_replicas(batch_size, threads) == count
+def test_a_part_has_images_enough():
+    net, images = small_net(), batches()[0][0]
+    found = {(size, cores): count_replicas(net, images, size, cores) for size, cores in ((256, 2), (64, 8), (63, 8))}
+    assert found == {(256, 2): 2, (64, 8): 2, (63, 8): 1}
+
+
+def test_a_network_with_more_gradients_than_operations_is_computed_whole():
+    images = torch.randn(64, 3, 32, 32)
+    found = {name: count_replicas(make_model(name, width=0.5), images, 128, 2) for name in ("mlp", "linear", "cnn")}
+    assert found == {"mlp": 1, "linear": 1, "cnn": 2}
+    few = [(images, torch.arange(64) % 10)]
+    record = fit(make_model("mlp", width=0.05), few, few, TrainConfig(epochs=1), verbose=False)
+    assert record.environment["replicas"] == 1
 
 
 class Keeps(nn.Module):
@@ -184,8 +191,7 @@ def test_a_network_that_cannot_be_shared_is_computed_whole(module, reason):
     assert found is None if reason is None else reason in found
     assert torch.equal(torch.get_rng_state(), state)
     record = fit(model, batches(), batches(1), TrainConfig(epochs=1), verbose=False)
-    shared = reason is None and torch.get_num_threads() > 1
-    assert record.environment["replicas"] == (count_replicas(96, torch.get_num_threads()) if shared else 1)
+    assert record.environment["replicas"] == (1 if reason else min(3, torch.get_num_threads()))
     if reason:
         with pytest.raises(ValueError, match=reason):
             fit(model, batches(), batches(1), TrainConfig(epochs=1, replicas=2), verbose=False)

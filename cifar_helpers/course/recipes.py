@@ -105,9 +105,12 @@ FINAL = AUGMENTED.change(
 )  # fmt: skip
 
 
-# For comparisons, in a minute or a few on two cores: the last step with fewer epochs, most of them on small images, and
-# without training the whitened stem, through which no gradient is computed then.
-STUDY = FINAL.change(epochs=4, image_sizes=((0, 20), (0.4, 24), (0.7, 32)), frozen_layers=1)
+# For comparisons, in a minute or a few on two cores: the last step with fewer epochs, Muon, and without training the
+# whitened stem, through which no gradient is computed then. Each can be taken away by its field.
+STUDY = FINAL.change(
+    epochs=4, image_sizes=((0, 20), (0.4, 24), (0.7, 32)), frozen_layers=1,
+    optimizer="muon", muon_lr=0.2, lr=0.3, batch_size=512,
+)  # fmt: skip
 # 06: a deep network from an older course, for CIFAR-100; beside the chain, as are those below.
 NINE = AUGMENTED.change(model="nine", epochs=3)
 # 06: the large ones, which ask for a GPU.

@@ -202,11 +202,12 @@ def _count_replicas(model: nn.Module, train: Any, config: TrainConfig, images: t
         reason = "1 or None: several replicas are for a CPU, without torchrun and without compile"
         require(config.replicas in (None, 1), "replicas", config.replicas, reason)
         return 1
-    batch_size = config.batch_size if isinstance(train, EpochBatches) else len(images)
-    found = config.replicas or count_replicas(batch_size, torch.get_num_threads())
-    obstacle = find_obstacle(model, images) if found > 1 else None
-    require(obstacle is None or config.replicas is None, "replicas", found, f"1 or None: {obstacle}")
-    return 1 if obstacle else found
+    if config.replicas is None:
+        batch_size = config.batch_size if isinstance(train, EpochBatches) else len(images)
+        return count_replicas(model, images, batch_size, torch.get_num_threads())
+    obstacle = find_obstacle(model, images)
+    require(obstacle is None, "replicas", config.replicas, f"1 or None: {obstacle}")
+    return config.replicas
 
 
 def _share(replicas: int, model: nn.Module) -> nn.Module:

@@ -52,7 +52,8 @@ class TrainConfig:
         patience: stop after this many epochs without a better validation accuracy; None never stops.
         max_steps: stop after this many optimizer steps in all; None leaves it to `epochs`.
         replicas: parts of a batch that copies of the network compute side by side on a CPU, each with BatchNorm
-            statistics of its own; None takes one for each core, while a part has 32 images or more.
+            statistics of its own; None takes one for each core, while a part has 32 images or more and the network
+            more to compute than gradients to add (an MLP has not).
         seed: decides order of images, augmentation and dropout; the initial weights are the model's.
         precision: "auto" takes the fastest type that the device really has.
         compile: run the model through `torch.compile`.

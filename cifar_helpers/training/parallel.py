@@ -15,19 +15,35 @@ import torch
 from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_helpers._arguments import require
 from cifar_helpers.runtime import private_randomness
+from cifar_helpers.training.evaluation import evaluating
 
-__all__ = ["SMALLEST_PART", "Processes", "Replicas", "count_replicas", "find_obstacle"]
+__all__ = ["Processes", "Replicas", "count_replicas", "find_obstacle"]
 
 # Images in a part: below this BatchNorm's mean and variance become noise, and a core has too little to do.
-SMALLEST_PART = 32
+_SMALLEST_PART = 32
+# How often an image uses a parameter, on average: 1 in an MLP, 50 and more in a network of convolutions. Below this,
+# adding the gradients of the replicas costs more than they save.
+_LEAST_USE = 10
 
 
-def count_replicas(batch_size: int, threads: int) -> int:
-    """Return how many replicas share a batch by default: one a core, while every part has SMALLEST_PART images."""
-    return max(1, min(threads, batch_size // SMALLEST_PART))
+def count_replicas(model: nn.Module, images: torch.Tensor, batch_size: int, threads: int) -> int:
+    """Return how many replicas share a batch by default: one a core, while every part has 32 images, or 1.
+
+    It is 1 where `find_obstacle` finds one, and for a network that has few operations for its parameters.
+    """
+    count = min(threads, batch_size // _SMALLEST_PART)
+    return count if count > 1 and not find_obstacle(model, images) and _use(model, images) >= _LEAST_USE else 1
+
+
+def _use(model: nn.Module, images: torch.Tensor) -> float:
+    """Return how many multiply-adds an image takes for each parameter."""
+    with FlopCounterMode(display=False) as counter, evaluating(model):
+        model(images[:2])
+    return counter.get_total_flops() / (2 * len(images[:2]) * sum(p.numel() for p in model.parameters()))
 
 
 class Replicas(nn.Module):
