@@ -121,11 +121,12 @@ class Workspace:
         return path
 
     def log_run(self, record: RunRecord, dataset: str) -> dict[str, Any]:
-        """Append the run to the run log, unless its newest row there says the same; return the row."""
+        """Append the run to the run log, unless its newest row there says the same; return the row that stands there."""
         row = _run_row(self, record, dataset)
         old = newest_rows(read_lines(self.run_log)).get(_run_key(row))
-        new = old is None or old["checkpoint_sha256"] != row["checkpoint_sha256"] or old["val_loss"] != row["val_loss"]
-        if new and is_main_process():
+        if old is not None and all(old[key] == row[key] for key in ("checkpoint_sha256", "val_loss")):
+            return old
+        if is_main_process():
             append_line(self.run_log, row)
         return row
 
