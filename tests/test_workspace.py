@@ -92,8 +92,9 @@ def test_a_model_of_your_own_is_logged_by_its_name(workspace):
 
 def test_the_same_run_is_logged_once_and_a_new_result_appended(workspace):
     here = workspace()
-    here.log_run(RECORD, "cifar10")
-    here.log_run(RECORD, "cifar10")
+    earlier = here.log_run(RECORD, "cifar10") | {"date": "2025-01-01T00:00:00+00:00"}
+    here.run_log.write_text(json.dumps(earlier) + "\n")
+    assert here.log_run(RECORD, "cifar10") == earlier
     assert len(read_lines(here.run_log)) == 1
     better = dataclasses.replace(RECORD, checkpoint_sha256="abc")
     here.log_run(better, "cifar10")

@@ -121,7 +121,7 @@ class Workspace:
         return path
 
     def log_run(self, record: RunRecord, dataset: str) -> dict[str, Any]:
-        """Append the run to the run log, unless its newest row there says the same; return the row that stands there."""
+        """Append the run to the run log, unless its newest row there says the same; return what stands there."""
         row = _run_row(self, record, dataset)
         old = newest_rows(read_lines(self.run_log)).get(_run_key(row))
         if old is not None and all(old[key] == row[key] for key in ("checkpoint_sha256", "val_loss")):
