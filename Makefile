@@ -18,7 +18,7 @@ test: install
 publish: install
 	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
 
-# Half an hour of quiet cores, or more; benchmarks/NOTES.md says what each measures.
+# An hour of quiet cores, or more; benchmarks/NOTES.md says what each measures.
 bench: install
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json

@@ -77,6 +77,8 @@ def is_main_process() -> bool:
 def join_processes() -> None:
     """Connect the processes that `torchrun` started, by nccl with CUDA and gloo without; else do nothing."""
     if not _joined() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
 
@@ -91,9 +93,11 @@ def main_process_first():
     """Let the main process go through a block alone, and the others after it: a download is made once."""
     if not is_main_process():
         torch.distributed.barrier()
-    yield
-    if is_main_process() and _joined():
-        torch.distributed.barrier()
+    try:
+        yield
+    finally:  # also after an error, which the others would wait for
+        if is_main_process() and _joined():
+            torch.distributed.barrier()
 
 
 def _joined() -> bool:

@@ -127,6 +127,8 @@ def _with_range(values: list[float]) -> str:
 
 
 def _mean_range(values: list[float], digits: int) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     mean, low, high = (f"{value:.{digits}f}" for value in (statistics.mean(values), min(values), max(values)))
     return f"{mean} ({low} to {high})"
 

@@ -198,6 +198,7 @@ def _average_weights(model: nn.Module, decay: float) -> AveragedModel:
 
 def _count_replicas(model: nn.Module, train: Any, config: TrainConfig, images: torch.Tensor) -> int:
     """Return how many replicas of the network share a batch: as many as were asked for, else one a core."""
+    require(not (config.compile and count_processes() > 1), "compile", True, "False under torchrun")
     if config.replicas == 1 or count_processes() > 1 or images.device.type != "cpu" or config.compile:
         reason = "1 or None: several replicas are for a CPU, without torchrun and without compile"
         require(config.replicas in (None, 1), "replicas", config.replicas, reason)

@@ -58,15 +58,14 @@ class Replicas(nn.Module):
 
     Args:
         count: parts of a batch; a batch of fewer than `2 * count` images is not shared.
-        threads: that all of them have together; by default torch's.
     """
 
-    def __init__(self, model: nn.Module, count: int, threads: int | None = None) -> None:
+    def __init__(self, model: nn.Module, count: int) -> None:
         super().__init__()
         self.model = model
         # A tuple, no ModuleList: parameters and weights to save are those of the network alone.
         self._copies = (model, *(_share_parameters(model) for _ in range(count - 1)))
-        self._threads = _start_threads(count, max(1, (threads or torch.get_num_threads()) // count))
+        self._threads = _start_threads(count, max(1, torch.get_num_threads() // count))
 
     def train(self, mode: bool = True) -> "Replicas":
         """Set the mode of all copies, and what is frozen in them to what is frozen in the network."""
