@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from cifar_helpers._arguments import require
+
 __all__ = [
     "Timer",
     "autocast",
@@ -75,11 +77,21 @@ def is_main_process() -> bool:
 
 
 def join_processes() -> None:
-    """Connect the processes that `torchrun` started, by nccl with CUDA and gloo without; else do nothing."""
-    if not _joined() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    """Connect the processes that `torchrun` started, by nccl between GPUs and gloo between CPUs; else do nothing.
+
+    Raises:
+        ValueError: there are more processes than GPUs.
+    """
+    if _joined() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return
+    if pick_device().type == "cuda":
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        advice = f"at most {gpus}, one for each GPU, or with CIFAR_DEVICE=cpu as many as there are cores"
+        require(rank < gpus, "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], advice)
+        torch.cuda.set_device(rank)
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        torch.distributed.init_process_group("gloo")
 
 
 def leave_processes() -> None:
@@ -290,7 +302,7 @@ def doctor() -> list[tuple[str, str, str]]:
     rates = {n: _matmul_rate(n) for n in counts}
     slow = rates[counts[-1]] < rates[1]
     busy = "the cores are busy: OMP_NUM_THREADS=1 will be faster" if slow else ""
-    cuda = "" if device.type == "cuda" else "no GPU: the laptop profile needs about ten minutes a notebook"
+    cuda = "" if device.type == "cuda" else "no GPU: a notebook says how long it takes here before it trains"
     rows = [("environment", environment_line(device), ""), ("device", device_name(device), cuda)]
     rows += [("threads", " · ".join(f"{n}: {rate:.0f} GFLOP/s" for n, rate in rates.items()), busy)]
     if device.type == "cpu":

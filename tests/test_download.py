@@ -141,7 +141,11 @@ def test_an_archive_placed_by_hand_is_used_and_kept(tmp_path):
     assert (tmp_path / "tiny.tar.gz").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html></html>", ARCHIVE[: len(ARCHIVE) // 2], make_archive({"evil": b"x"})])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html></html>", ARCHIVE[: len(ARCHIVE) // 2], make_archive({"evil": b"x"})],
+    ids=["empty", "page", "half", "other"],
+)
 def test_a_wrong_archive_placed_by_hand_is_an_error(tmp_path, content):
     (tmp_path / "tiny.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match="not the official archive"):

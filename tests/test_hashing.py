@@ -1,5 +1,6 @@
 """What identifies values, tensors, networks and data sets."""
 
+import os
 import random
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def test_another_process_finds_the_same_digits():
     code = "from test_hashing import *; print(hash_object(Data()), hash_code([Data]))"
     found = {
         subprocess.run([sys.executable, "-c", code], cwd="tests" if __package__ else __file__.rsplit("/", 1)[0],
-                       env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
+                       env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(found) == 1

@@ -367,9 +367,9 @@ def test_a_bad_batch_is_named_before_any_step(images, labels, words):
         batches = [GOOD, GOOD]
         batches[position] = (images, labels)
         with pytest.raises(ValueError, match=words):
-            fit(net, batches, [GOOD], LISTED)
+            fit(net, batches, [GOOD], LISTED, device="cpu")
         with pytest.raises(ValueError, match=words):
-            fit(net, [GOOD], batches, LISTED)
+            fit(net, [GOOD], batches, LISTED, device="cpu")
     assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)
 
 
@@ -598,7 +598,7 @@ def test_a_dataloader_resumes_with_the_same_bits(tmp_path, workers):
 def test_own_parts_do_what_the_loop_by_hand_does():
     batches = [GOOD, (GOOD[0] + 0.5, GOOD[1].flip(0))]
     ours, by_hand = tiny_net(dropout=0.0), tiny_net(dropout=0.0)
-    record = fit(ours, batches, [GOOD], dataclasses.replace(OWN, epochs=3), **PARTS)
+    record = fit(ours, batches, [GOOD], dataclasses.replace(OWN, epochs=3), device="cpu", **PARTS)
     by_hand.to(memory_format=torch.channels_last)
     optimizer = PARTS["optimizer"](by_hand)
     scheduler = PARTS["scheduler"](optimizer)
@@ -688,7 +688,7 @@ def test_schedulers_of_torch_go_on_after_an_interrupt(tmp_path, make, rates):
 def test_what_would_not_be_used_or_cannot_be_is_named_before_any_step(config, parts, words):
     net = tiny_net()
     with pytest.raises(ValueError, match=words):
-        fit(net, [GOOD], [GOOD], dataclasses.replace(OWN, **config), **parts)
+        fit(net, [GOOD], [GOOD], dataclasses.replace(OWN, **config), device="cpu", **parts)
     assert equal_weights(net, tiny_net())
 
 

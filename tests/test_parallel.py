@@ -191,11 +191,11 @@ def test_a_network_that_cannot_be_shared_is_computed_whole(module, reason):
     found = find_obstacle(model, batches()[0][0])
     assert found is None if reason is None else reason in found
     assert torch.equal(torch.get_rng_state(), state)
-    record = fit(model, batches(), batches(1), TrainConfig(epochs=1), verbose=False)
+    record = fit(model, batches(), batches(1), TrainConfig(epochs=1), device="cpu", verbose=False)
     assert record.environment["replicas"] == (1 if reason else min(3, torch.get_num_threads()))
     if reason:
         with pytest.raises(ValueError, match=reason):
-            fit(model, batches(), batches(1), TrainConfig(epochs=1, replicas=2), verbose=False)
+            fit(model, batches(), batches(1), TrainConfig(epochs=1, replicas=2), device="cpu", verbose=False)
 
 
 def test_a_hook_sees_whole_batches():
@@ -210,7 +210,8 @@ def test_the_same_number_gives_the_same_bits_and_another_is_a_named_difference(t
         model = small_net(norm=True)
         config = TrainConfig(epochs=epochs, replicas=replicas)
         callbacks = [stop] if stop else []
-        return fit(model, batches(), batches(1), config, checkpoint=path, callbacks=callbacks, verbose=False), model
+        parts = {"checkpoint": path, "callbacks": callbacks, "device": "cpu", "verbose": False}
+        return fit(model, batches(), batches(1), config, **parts), model
 
     def interrupt(record, model):
         raise KeyboardInterrupt
@@ -331,7 +332,7 @@ torch.distributed.destroy_process_group()
 def torchrun(count, *arguments, code=None, environment=None):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
     program = ["--no-python", sys.executable, "-c", code] if code else []
-    variables = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "CIFAR_DEVICE": "cpu"} | (environment or {})
     return subprocess.run([*launch, *program, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
 
 
@@ -359,7 +360,7 @@ def test_a_stopped_run_goes_on_with_as_many_processes_and_with_no_other_number(t
         done = torchrun(2, str(path), word, code=_STOPPED)
         assert done.returncode == 0, done.stderr[-3000:]
     with pytest.raises(CheckpointError, match=r"processes \(2, now 1\)"):
-        fit(small_net(), batches(), batches(1), TrainConfig(epochs=2), checkpoint=stopped)
+        fit(small_net(), batches(), batches(1), TrainConfig(epochs=2), checkpoint=stopped, device="cpu")
     done = torchrun(2, str(stopped), "go", code=_STOPPED)
     assert "goes on from stopped.safetensors after epoch 1" in done.stdout, done.stderr[-3000:]
     a, b = (torch.load(f"{path}.weights") for path in (whole, stopped))
