@@ -1,13 +1,21 @@
 """Executing notebooks with real kernels: good ones, failing ones and ones whose kernel is killed."""
 
 import os
+import re
 import time
 
 import nbformat
 import pytest
 from notebook_files import DRAW, write_notebook
 
-from cifar_helpers.course.execution import execute, merge_streams, replace_source, run_notebooks
+from cifar_helpers.course.execution import (
+    _Schedule,
+    execute,
+    expected_seconds,
+    merge_streams,
+    replace_source,
+    run_notebooks,
+)
 from cifar_helpers.course.notebooks import find_notebooks
 
 
@@ -120,3 +128,49 @@ def test_a_source_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk is full"):
         replace_source(path, result)
     assert path.read_bytes() == before
+
+
+# --- how long it will take ---
+
+MINUTES = """
+from cifar_helpers.course import BASELINE, Work, expect, get_budget
+from cifar_helpers.runtime import pick_device
+expected = expect([Work(BASELINE, 100)] * 0, get_budget(), pick_device(), other_seconds=SECONDS)
+print(expected)
+"""
+
+
+def notebook_with_minutes(path, seconds):
+    write_notebook(
+        path, "%matplotlib inline", f"SECONDS = {seconds}", MINUTES, "raise RuntimeError('not before its turn')"
+    )
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[2].metadata["tags"] = ["minutes"]
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_a_notebook_says_how_long_it_takes_without_being_run(tmp_path, capsys):
+    path = notebook_with_minutes(tmp_path / "01_long.ipynb", 300)
+    assert expected_seconds(path, {"CIFAR_PROFILE": "laptop"}) == 300
+    assert capsys.readouterr().out == ""
+    assert os.environ["CIFAR_PROFILE"] == "quick"
+    assert expected_seconds(write_notebook(tmp_path / "02_silent.ipynb", "1 / 0"), {}) is None
+    assert expected_seconds(notebook_with_minutes(tmp_path / "03_broken.ipynb", "1 / 0"), {}) is None
+
+
+def test_a_series_says_what_is_left_of_it(tmp_path, capsys):
+    paths = [notebook_with_minutes(tmp_path / f"0{i}_long.ipynb", 100 * i) for i in (1, 2)]
+    run_notebooks(paths, tmp_path / "out", {"CIFAR_DATA": "synthetic", "CIFAR_PROFILE": "quick"})
+    said = capsys.readouterr().out
+    assert "notebooks: 2, about 5 minutes on this machine" in said
+    assert re.search(r"01_long +cell +1 of 4 .* about 5 minutes left", said)
+
+
+def test_what_is_left_follows_what_the_first_notebooks_took():
+    schedule = _Schedule({"a": 100.0, "b": 200.0, "c": 50.0})
+    assert schedule.left("a", 30.0) == 320
+    schedule.taken["a"] = 200.0
+    assert schedule.left("b", 0.0) == 500
+    assert schedule.left("b", 450.0) == 100  # longer than expected: nothing is left of it, and all of the next
+    assert _Schedule({}).left("a", 1.0) is None

@@ -13,7 +13,7 @@ import cifar_helpers
 PACKAGE = Path(cifar_helpers.__file__).parent
 # From the lowest to the highest: each imports from those before it, and a package from itself.
 LEVELS = (
-    ("plots",),
+    ("plots", "tables"),
     ("_arguments", "_contract", "_hashing", "_storage"),
     ("runtime",),
     ("metrics", "statistics"),

@@ -9,9 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from cifar_helpers.course.prose import unsupported_numbers
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TAGS = {"parameters", "nbval-ignore-output"}
+TAGS = {"minutes", "nbval-ignore-output", "parameters"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
 TRAINS = {"fit", "train_epoch", "sweep"}
 STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math"}
@@ -86,6 +88,10 @@ def test_sections_stand_in_their_order(notebook):
     assert re.match(r"# \d\d · ", notebook.cells[0].source)
     assert "What we see" in text
     assert "What this does not show" in text.replace("What this\ndoes not show", "What this does not show")
+
+
+def test_numbers_in_prose_stand_in_the_outputs_of_their_section(notebook):
+    assert [str(found) for found in unsupported_numbers(notebook)] == []
 
 
 def test_badge_and_setup_name_this_file_and_this_project(notebook):

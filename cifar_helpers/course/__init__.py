@@ -10,6 +10,7 @@ from cifar_helpers.course.recipes import (
     CNN,
     FINAL,
     LENET,
+    LONG,
     NINE,
     RECIPES,
     RESNET18,
@@ -27,6 +28,7 @@ from cifar_helpers.course.recipes import (
     train_recipe,
 )
 from cifar_helpers.course.test_access import audit_test, final_test, with_log_entry
+from cifar_helpers.course.verdicts import verdict
 from cifar_helpers.course.workspace import (
     Workspace,
     home_folder,
@@ -48,6 +50,7 @@ __all__ = [
     "FULL",
     "LAPTOP",
     "LENET",
+    "LONG",
     "NINE",
     "PROFILES",
     "QUICK",
@@ -82,5 +85,6 @@ __all__ = [
     "recipe_work",
     "sweep_experiments",
     "train_recipe",
+    "verdict",
     "with_log_entry",
 ]

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from cifar_helpers.course.notebooks import (
     published_profile,
 )
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
+from cifar_helpers.course.prose import unsupported_numbers
 from cifar_helpers.course.recipes import RECIPES, checkpoint_of, train_recipe
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.results import RESULTS, SPEED, fill_table, results_markdown, speed_markdown
@@ -127,6 +129,10 @@ def _publish_command(args: argparse.Namespace) -> int:
         require_own_folder(root / "figures")
     environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
     results = _execution().run_notebooks(paths, root / "build", environment)
+    for result in results:
+        notebook = json.loads(result.executed.read_text(encoding="utf-8"))
+        for unsupported in unsupported_numbers(notebook):
+            print(f"{result.name}, {unsupported}")
     replaced = [_replace(path, result) for path, result in zip(paths, results, strict=True)]
     return int(not all(replaced))
 

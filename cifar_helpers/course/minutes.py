@@ -12,7 +12,7 @@ from cifar_helpers.models.networks import make_model
 from cifar_helpers.models.summary import layer_table
 from cifar_helpers.runtime import training_rate
 
-__all__ = ["Expected", "Work", "expect", "recipe_work"]
+__all__ = ["Expected", "Work", "describe_seconds", "expect", "recipe_work"]
 
 # What a step costs beside its operations: Python, small kernels, the optimizer.
 _STEP_SECONDS = 0.004
@@ -74,11 +74,15 @@ class Expected:
     profile: str
 
     def __str__(self) -> str:
-        minutes = self.seconds / 60
-        text = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
-        said = f"{text} on this machine (profile {self.profile})"
+        said = f"{describe_seconds(self.seconds)} on this machine (profile {self.profile})"
         lower = [name for name in PROFILES if profile_rank(name) < profile_rank(self.profile)]
         return said + (f"; CIFAR_PROFILE={lower[-1]} takes less" if self.seconds > _LONG and lower else "")
+
+
+def describe_seconds(seconds: float) -> str:
+    """Return a time in whole minutes, as one would say it."""
+    minutes = seconds / 60
+    return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
 
 
 def expect(works: Iterable[Work], budget: Budget, device: torch.device, other_seconds: float = 0.0) -> Expected:

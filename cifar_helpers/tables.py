@@ -1,0 +1,33 @@
+"""Rows of values as an aligned table of text."""
+
+from collections.abc import Iterable, Sequence
+
+__all__ = ["format_table"]
+
+
+def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) -> str:
+    """Return rows as lines of aligned columns: texts to the left, numbers to the right.
+
+    Args:
+        rows: of equal length. A float is shown with three digits after the point; pass a text for any other format.
+        columns: their titles; none by default.
+
+    Raises:
+        ValueError: a row has another length than the first one or the titles.
+    """
+    values = [list(row) for row in rows]
+    table = ([list(columns)] if columns else []) + [[_show(value) for value in row] for row in values]
+    for row in table:
+        if len(row) != len(table[0]):
+            raise ValueError(f"row {row} has {len(row)} columns; the first one has {len(table[0])}")
+    right = [all(isinstance(v, int | float) for v in column) for column in zip(*values, strict=True)]
+    right = right or [False] * len(columns)
+    widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in table
+    )
+
+
+def _show(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
