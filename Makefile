@@ -18,13 +18,15 @@ test: install
 publish: install
 	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
 
-# An hour of quiet cores, or more; benchmarks/NOTES.md says what each measures.
+# Two hours of quiet cores, or more; benchmarks/NOTES.md says what each measures.
 bench: install
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json
 	$(BIN)/python benchmarks/busy_cores.py --json benchmarks/results/busy_cores.json
-	$(BIN)/python benchmarks/time_to_accuracy.py study --seeds 5 --json benchmarks/results/time_study_cifar10.json
-	$(BIN)/python benchmarks/time_to_accuracy.py study --dataset cifar100 --json benchmarks/results/time_study_cifar100.json
+	$(BIN)/python benchmarks/growth.py --json benchmarks/results/growth.json --figure benchmarks/results/growth.png
+	for recipe in study final long; do for data in cifar10 cifar100; do \
+	  $(BIN)/python benchmarks/time_to_accuracy.py $$recipe --dataset $$data \
+	    --json benchmarks/results/time_$${recipe}_$$data.json || exit 1; done; done
 	$(BIN)/python -m cifar_helpers report
 
 lint: install

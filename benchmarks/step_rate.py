@@ -6,7 +6,8 @@
 network on every core. `everyday` is the loop that everybody writes: a DataLoader with two workers, torchvision's v2
 transforms, float32, contiguous memory. `bare` is no loop at all: forward, backward and step on one batch that lies
 ready; it bounds what any loop can reach with all threads on every operation. Model, batch size and optimizer are the
-same. They take turns, each in a process of its own, and the medians of the turns are compared.
+same. They take turns, each in a process of its own, and the medians of the turns are compared. `of product` is what the
+operations of a step come to, as a share of the rate of a large matrix product in the format of training, measured next.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torchvision.transforms import v2
 from cifar_helpers.course import RECIPES
 from cifar_helpers.data import Flip, PadCrop, load_data, make_batches
 from cifar_helpers.metrics import cross_entropy
-from cifar_helpers.models import ModelConfig, build_model
+from cifar_helpers.models import ModelConfig, build_model, layer_table
 from cifar_helpers.runtime import (
     Timer,
     autocast,
@@ -138,14 +139,30 @@ def _endless(loader: DataLoader) -> Iterator:
         yield from loader
 
 
+def matrix_rate(setting: Setting, size: int = 3_072, repeats: int = 5) -> float:
+    """Return the operations a second of a square matrix product in the number format of training."""
+    a = torch.ones(size, size, device=setting.device, dtype=setting.dtype)
+    a @ a
+    with Timer(setting.device) as timer:
+        for _ in range(repeats):
+            a @ a
+    return repeats * 2 * size**3 / timer.seconds
+
+
+def step_operations(setting: Setting) -> float:
+    """Return the operations of a training step for one image: three times those of the forward pass."""
+    return 3 * 2 * sum(row.multiply_adds for row in layer_table(setting.model, setting.batches.image_size))
+
+
 def measure(setting: Setting, run: Callable[[int], object]) -> dict[str, float]:
-    """Return images per second and the largest memory of this process and its children."""
+    """Return images per second, the largest memory of this process and its children, and `of product`."""
     run(2)
     with Timer(setting.device) as timer:
         run(setting.steps)
     people = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak = max(resource.getrusage(who).ru_maxrss for who in people) * 1024
-    return {"rate": setting.batch_size * setting.steps / timer.seconds, "peak_bytes": peak}
+    rate = setting.batch_size * setting.steps / timer.seconds
+    return {"rate": rate, "peak_bytes": peak, "share": rate * step_operations(setting) / matrix_rate(setting)}
 
 
 def in_own_process(*arguments: str) -> dict[str, float]:
@@ -177,7 +194,10 @@ def main() -> None:
         print(json.dumps(measure(setting, getattr(setting, args.measure[1])())))
         return
     print(environment_line(pick_device()))
-    print(f"{'network':10} {'loop':9} {'images/s':>9} {'spread':>13} {'ours is':>8} {'peak GB':>8}   n = {args.turns}")
+    print(
+        f"{'network':10} {'loop':9} {'images/s':>9} {'spread':>13} {'ours is':>8} {'peak GB':>8} {'of product':>10}"
+        f"   n = {args.turns}"
+    )
     rows = []
     for name in args.only:
         kinds = {
@@ -190,11 +210,11 @@ def main() -> None:
             rates = sorted(row["rate"] for row in turns)
             peak = max(row["peak_bytes"] for row in turns)
             rows.append({"model": name, "loop": kind, "rates": rates, "ratio": ours / statistics.median(rates)})
-            rows[-1]["peak_bytes"] = peak
+            rows[-1] |= {"peak_bytes": peak, "shares": sorted(row["share"] for row in turns)}
             spread = f"{rates[0]:.0f} to {rates[-1]:.0f}"
             print(
                 f"{name:10} {kind:9} {statistics.median(rates):9.0f} {spread:>13} {rows[-1]['ratio']:7.2f}x "
-                f"{peak / 1e9:8.1f}",
+                f"{peak / 1e9:8.1f} {statistics.median(rows[-1]['shares']):10.2f}",
                 flush=True,
             )
     if args.json:

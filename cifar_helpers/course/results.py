@@ -67,15 +67,15 @@ def speed_markdown(home: Path) -> str:
     folder = home / "benchmarks" / "results"
     rates, busy = (_read_result(folder / name) for name in ("step_rate.json", "busy_cores.json"))
     runs = [_read_result(path) for path in sorted(folder.glob("time_*.json"))]
-    machine = "{device}, {threads} threads, {dtype}, torch {torch}".format(**rates["environment"])
     parts = [
         "Images per second in training, and the largest memory of the process:",
         _rate_table(rates["rows"]),
         "The study network beside another program, against all threads on every operation:",
         _busy_table(busy["rows"]),
+        f"Medians, and ranges over n turns, on one machine ({_machine(rates)}): `make bench`.",
         "All 45,000 training images to validation accuracy, mean and range over seeds:",
         _run_table(runs),
-        f"Medians, and ranges over n turns, on one machine ({machine}): `make bench`.",
+        _ordinary_minutes(rates),
     ]
     return "\n\n".join(parts)
 
@@ -86,14 +86,23 @@ def _read_result(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _machine(result: dict[str, Any]) -> str:
+    """Return what a benchmark ran on."""
+    known = result["environment"]
+    threads = f", {known['threads']} threads" if known["device"] == "cpu" else ""
+    return f"{known['device']}{threads}, {known['dtype']}, torch {known['torch']}"
+
+
 def _rate_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| network | ours | everyday loop | ours is | bare step | memory (GB), ours / everyday | n |"]
-    lines.append("|---|" + "---:|" * 6)
+    titles = ["network", "ours", "everyday loop", "ours is", "bare step", "of a matrix product"]
+    lines = [f"| {' | '.join(titles)} | memory (GB), ours / everyday | n |", "|---|" + "---:|" * (len(titles) + 1)]
     for model in dict.fromkeys(row["model"] for row in rows):
         ours, everyday, bare = (next(r for r in rows if (r["model"], r["loop"]) == (model, loop)) for loop in _LOOPS)
         memory = f"{ours['peak_bytes'] / 1e9:.1f} / {everyday['peak_bytes'] / 1e9:.1f}"
         rates = [_with_range(row["rates"]) for row in (ours, everyday, bare)]
-        cells = [model, rates[0], rates[1], f"{everyday['ratio']:.1f} ×", rates[2], memory, str(len(ours["rates"]))]
+        share = f"{100 * statistics.median(ours['shares']):.0f} %"
+        ratio, turns = f"{everyday['ratio']:.1f} ×", f"{len(ours['rates'])}"
+        cells = [model, *rates[:2], ratio, rates[2], share, memory, turns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -112,14 +121,31 @@ def _busy_table(rows: list[dict[str, Any]]) -> str:
 
 
 def _run_table(results: list[dict[str, Any]]) -> str:
-    lines = ["| recipe | data | seconds | one view (%) | mirrored too (%) | n |", "|---|---|---:|---:|---:|---:|"]
-    for result in results:
+    titles = ["recipe", "data", "machine", "seconds", "one view (%)", "mirrored too (%)", "n"]
+    lines = [f"| {' | '.join(titles)} |", "|---|---|---|---:|---:|---:|---:|"]
+    for result in sorted(results, key=lambda result: (result["dataset"], result["rows"][0]["seconds"])):
         rows = result["rows"]
         columns = [[row["seconds"] for row in rows], *([100 * row[k] for row in rows] for k in ("single", "mirrored"))]
         cells = [f"{_mean_range(column, digits)}" for column, digits in zip(columns, (0, 1, 1), strict=True)]
-        title = SOURCES[result["dataset"]].title
-        lines.append(f"| {result['recipe']} | {title} | {' | '.join(cells)} | {len(rows)} |")
+        changes = "".join(f", {name}={value}" for name, value in result["change"].items())
+        about = [result["recipe"] + changes, SOURCES[result["dataset"]].title, _machine(result)]
+        lines.append(f"| {' | '.join(about + cells)} | {len(rows)} |")
     return "\n".join(lines)
+
+
+# Epochs after which the CIFAR-10 tutorial of PyTorch Lightning reports 92 to 93 % with a ResNet-18.
+_ORDINARY_EPOCHS = 20
+
+
+def _ordinary_minutes(rates: dict[str, Any]) -> str:
+    """Return how long the everyday loop would take with ResNet-18, from its measured rate."""
+    row = next(row for row in rates["rows"] if (row["model"], row["loop"]) == ("resnet18", "everyday"))
+    minutes = _ORDINARY_EPOCHS * 45_000 / statistics.median(row["rates"]) / 60
+    return (
+        f"For comparison: at its rate in the first table the everyday loop would take {minutes:,.0f} minutes for the "
+        f"{_ORDINARY_EPOCHS} epochs after which Lightning's tutorial reports 92 to 93 % with a ResNet-18. "
+        "It was not run to the end."
+    )
 
 
 def _with_range(values: list[float]) -> str:
