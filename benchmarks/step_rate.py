@@ -6,8 +6,8 @@
 network on every core. `everyday` is the loop that everybody writes: a DataLoader with two workers, torchvision's v2
 transforms, float32, contiguous memory. `bare` is no loop at all: forward, backward and step on one batch that lies
 ready; it bounds what any loop can reach with all threads on every operation. Model, batch size and optimizer are the
-same. They take turns, each in a process of its own, and the medians of the turns are compared. `of product` is what the
-operations of a step come to, as a share of the rate of a large matrix product in the format of training, measured next.
+same. They take turns, each in a process of its own, and the medians of the turns are compared. `of product` is the
+ratio of operations per second in training and in a large matrix product of the same number format, right after it.
 """
 
 import argparse
@@ -43,10 +43,10 @@ from cifar_helpers.training.parallel import Replicas, count_replicas
 AUGMENT = (Flip(), PadCrop(4))
 # The networks with their batch sizes and the steps of a turn.
 MODELS = {
-    "mlp": (ModelConfig("mlp"), 128, 60),
-    "cnn": (ModelConfig("cnn"), 128, 8),
-    "study": (RECIPES["study"].experiment.model, 256, 8),
-    "resnet18": (ModelConfig("resnet18"), 128, 2),
+    "mlp": (ModelConfig("mlp"), 128, 150),
+    "cnn": (ModelConfig("cnn"), 128, 20),
+    "study": (RECIPES["study"].experiment.model, 256, 30),
+    "resnet18": (ModelConfig("resnet18"), 128, 4),
 }
 
 
@@ -101,6 +101,7 @@ class Setting:
         return run
 
     def everyday(self) -> Callable[[int], object]:
+        self.dtype = torch.float32
         pictures = Pictures(self.split, self.batches.normaliser)
         loader = DataLoader(pictures, self.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
         batches, criterion = _endless(loader), torch.nn.CrossEntropyLoss()
@@ -141,7 +142,7 @@ def _endless(loader: DataLoader) -> Iterator:
 
 def matrix_rate(setting: Setting, size: int = 3_072, repeats: int = 5) -> float:
     """Return the operations a second of a square matrix product in the number format of training."""
-    a = torch.ones(size, size, device=setting.device, dtype=setting.dtype)
+    a = torch.randn(size, size, device=setting.device).to(setting.dtype)
     a @ a
     with Timer(setting.device) as timer:
         for _ in range(repeats):

@@ -1,7 +1,6 @@
 """The machine: device, number format, threads, random streams, clocks and a one-line description."""
 
 import datetime
-import functools
 import hashlib
 import os
 import platform
@@ -38,7 +37,7 @@ __all__ = [
     "pick_device",
     "private_randomness",
     "seed_everything",
-    "training_rate",
+    "synchronize",
 ]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -55,8 +54,10 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     if name == "auto":
         name = next(kind for kind, present in available.items() if present)
     kind = name.split(":")[0]
-    if name == "cuda" and count_processes() > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if kind == "cuda" and count_processes() > 1:
+        own = f"cuda:{os.environ['LOCAL_RANK']}"
+        require(name in ("cuda", own), "device", name, "'cuda' under torchrun: each process takes the GPU of its rank")
+        name = own
     if kind not in available:
         raise ValueError(f"device={name!r} is not known: choose auto, cpu, cuda, cuda:0 or mps")
     if not available[kind]:
@@ -196,7 +197,7 @@ def deterministic_kernels(enabled: bool):
         torch.backends.cudnn.benchmark = before[1]
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that a clock read next tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -212,12 +213,12 @@ class Timer:
         self.seconds = float("nan")
 
     def __enter__(self) -> "Timer":
-        _synchronize(self.device)
+        synchronize(self.device)
         self._start = time.perf_counter()
         return self
 
     def __exit__(self, *_) -> None:
-        _synchronize(self.device)
+        synchronize(self.device)
         self.seconds = time.perf_counter() - self._start
 
 
@@ -269,30 +270,6 @@ def _matmul_rate(threads: int, dtype: torch.dtype = torch.float32, size: int = 7
         return 2 * size**3 / median_seconds(lambda: a @ a) / 1e9
     finally:
         torch.set_num_threads(before)
-
-
-@functools.lru_cache(maxsize=4)
-def training_rate(device: torch.device) -> float:
-    """Return the operations per second of a small training step on a device, measured once in a process.
-
-    A multiply-add counts as two operations, and the backward pass as two forward passes. It takes about two seconds,
-    and torch's random state is left as it was.
-    """
-    batch_size = 64 if device.type == "cpu" else 1024
-    with private_randomness(device):
-        layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1)]
-        model = nn.Sequential(*layers, nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        model.to(device).to(memory_format=torch.channels_last)
-        images = torch.randn(batch_size, 3, 24, 24, device=device).contiguous(memory_format=torch.channels_last)
-        operations = 3 * batch_size * 2 * 24**2 * 9 * (3 * 32 + 32 * 64)
-
-        def step() -> None:
-            with autocast(device, autocast_dtype(device)):
-                loss = model(images).float().square().sum()
-            loss.backward()
-            _synchronize(device)
-
-        return operations / median_seconds(step, repeats=9)
 
 
 def doctor() -> list[tuple[str, str, str]]:

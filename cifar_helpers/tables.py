@@ -1,6 +1,7 @@
 """Rows of values as an aligned table of text."""
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
 
 __all__ = ["format_table"]
 
@@ -20,7 +21,7 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
     for row in table:
         if len(row) != len(table[0]):
             raise ValueError(f"row {row} has {len(row)} columns; the first one has {len(table[0])}")
-    right = [all(isinstance(v, int | float) for v in column) for column in zip(*values, strict=True)]
+    right = [all(_is_number(value) for value in column) for column in zip(*values, strict=True)]
     right = right or [False] * len(columns)
     widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
     return "\n".join(
@@ -29,5 +30,9 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
     )
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _show(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, Real) and not isinstance(value, Integral) else str(value)

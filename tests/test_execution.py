@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -16,7 +17,7 @@ from cifar_helpers.course.execution import (
     replace_source,
     run_notebooks,
 )
-from cifar_helpers.course.notebooks import find_notebooks
+from cifar_helpers.course.notebooks import NotebookResult, find_notebooks
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +151,23 @@ def notebook_with_minutes(path, seconds):
     return path
 
 
-def test_a_notebook_says_how_long_it_takes_without_being_run(tmp_path, capsys):
-    path = notebook_with_minutes(tmp_path / "01_long.ipynb", 300)
-    assert expected_seconds(path, {"CIFAR_PROFILE": "laptop"}) == 300
-    assert capsys.readouterr().out == ""
-    assert os.environ["CIFAR_PROFILE"] == "quick"
-    assert expected_seconds(write_notebook(tmp_path / "02_silent.ipynb", "1 / 0"), {}) is None
-    assert expected_seconds(notebook_with_minutes(tmp_path / "03_broken.ipynb", "1 / 0"), {}) is None
+def test_a_notebook_says_how_long_it_takes_without_being_run(tmp_path, capfd):
+    good = notebook_with_minutes(tmp_path / "01_long.ipynb", 300)
+    assert expected_seconds([good], {"CIFAR_PROFILE": "laptop"}) == {"01_long": 300}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("seconds", ["1 / 0", "__import__('sys').exit(3)", "1\nexpected = 5"])
+def test_a_notebook_that_does_not_say_is_named(tmp_path, capfd, seconds):
+    good = notebook_with_minutes(tmp_path / "01_long.ipynb", 300)
+    broken = notebook_with_minutes(tmp_path / "02_broken.ipynb", seconds)
+    silent = write_notebook(tmp_path / "03_silent.ipynb", "expected = 3")
+    if "expected" in seconds:
+        broken = write_notebook(broken, "%matplotlib inline", "expected = 5")
+    assert expected_seconds([broken, good, silent], {}) == {"01_long": 300}
+    said = capfd.readouterr().err
+    assert "02_broken does not say how long it takes" in said
+    assert "03_silent does not say" in said
 
 
 def test_a_series_says_what_is_left_of_it(tmp_path, capsys):
@@ -167,10 +178,16 @@ def test_a_series_says_what_is_left_of_it(tmp_path, capsys):
     assert re.search(r"01_long +cell +1 of 4 .* about 5 minutes left", said)
 
 
+def finished(name, seconds, error=None):
+    return NotebookResult(name, seconds, 0, Path(), error, b"")
+
+
 def test_what_is_left_follows_what_the_first_notebooks_took():
-    schedule = _Schedule({"a": 100.0, "b": 200.0, "c": 50.0})
-    assert schedule.left("a", 30.0) == 320
-    schedule.taken["a"] = 200.0
-    assert schedule.left("b", 0.0) == 500
-    assert schedule.left("b", 450.0) == 100  # longer than expected: nothing is left of it, and all of the next
+    schedule = _Schedule({"a": 100.0, "b": 200.0, "c": 50.0, "d": 10.0})
+    assert schedule.left("a", 30.0) == 330
+    schedule.finish(finished("a", 200.0))
+    assert schedule.left("b", 0.0) == 520
+    assert schedule.left("b", 450.0) == 120  # longer than expected: nothing is left of it, and all of the next
+    schedule.finish(finished("b", 1.0, "cell 1 failed"))
+    assert schedule.left("c", 0.0) == 120
     assert _Schedule({}).left("a", 1.0) is None

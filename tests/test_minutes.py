@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from cifar_helpers.course import BASELINE, FINAL, LAPTOP, QUICK, STUDY, Expected, Work, expect
+from cifar_helpers.course.minutes import training_rate
 from cifar_helpers.models import layer_table, make_model
-from cifar_helpers.runtime import training_rate
 
 CPU = torch.device("cpu")
 LINEAR = BASELINE.change(model="linear", epochs=3, batch_size=100)

@@ -11,6 +11,7 @@ from cifar_helpers.runtime import (
     deterministic_kernels,
     doctor,
     environment_line,
+    join_processes,
     make_generator,
     pick_device,
     private_randomness,
@@ -111,3 +112,21 @@ def test_timer_and_doctor_measure():
     assert timer.seconds > 0
     assert {"environment", "device", "threads"} <= {what for what, _, _ in doctor()}
     assert "torch" in environment_line(CPU)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "CIFAR_DEVICE": "cuda"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ValueError, match="--nproc-per-node='2' is not allowed: at most 1, one for each GPU, or"):
+        join_processes()
+
+
+def test_each_process_has_the_gpu_of_its_rank(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("cifar_helpers.runtime.count_processes", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("cuda") == pick_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="device='cuda:0' is not allowed: 'cuda' under torchrun"):
+        pick_device("cuda:0")

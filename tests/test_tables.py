@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from cifar_helpers.course import verdict
@@ -14,6 +15,7 @@ def test_texts_stand_left_and_numbers_right():
 def test_titles_may_be_left_out_and_rows_may_be_an_iterator():
     assert format_table(iter([("a", "bb"), ("ccc", "d")])) == "a    bb\nccc  d"
     assert format_table([]) == ""
+    assert format_table([(np.int64(5), True), (np.float32(0.5), False)]) == "    5  True\n0.500  False"
     assert format_table([], ("a", "b")) == "a  b"
 
 
@@ -27,4 +29,4 @@ def test_a_row_of_another_length_is_named(rows, columns):
     ("holds", "judged", "outcome"), [(True, True, "held"), (False, True, "failed"), (True, False, "not judged")]
 )
 def test_a_hypothesis_is_held_or_failed_only_where_it_can_be_judged(holds, judged, outcome):
-    assert verdict("wider is better", holds, "74.2 %", judged) == ("wider is better", outcome, "74.2 %")
+    assert verdict("wider is better", holds, "74.2 %", judged=judged) == ("wider is better", outcome, "74.2 %")

@@ -129,12 +129,11 @@ def _publish_command(args: argparse.Namespace) -> int:
         require_own_folder(root / "figures")
     environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
     results = _execution().run_notebooks(paths, root / "build", environment)
-    for result in results:
-        notebook = json.loads(result.executed.read_text(encoding="utf-8"))
-        for unsupported in unsupported_numbers(notebook):
-            print(f"{result.name}, {unsupported}")
-    replaced = [_replace(path, result) for path, result in zip(paths, results, strict=True)]
-    return int(not all(replaced))
+    replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
+    for path in replaced:
+        for unsupported in unsupported_numbers(json.loads(path.read_text(encoding="utf-8"))):
+            print(f"{path.stem}, {unsupported}")
+    return int(len(replaced) < len(paths))
 
 
 def _replace(path: Path, result: NotebookResult) -> bool:

@@ -3,12 +3,14 @@
 import base64
 import contextlib
 import io
+import json
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
 
+from cifar_helpers._arguments import require
 from cifar_helpers._storage import write_whole
 from cifar_helpers.course._ownership import EXECUTED, claim_folder, digest_cells, write_own
 from cifar_helpers.course.minutes import describe_seconds
@@ -26,37 +29,33 @@ from cifar_helpers.course.notebooks import FOLDERS, NotebookResult, check_output
 __all__ = ["execute", "expected_seconds", "merge_streams", "replace_source", "run_notebooks"]
 
 
-@contextlib.contextmanager
-def _surroundings(variables: Mapping[str, str]) -> Iterator[None]:
-    """Add variables to those of this process inside the block."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 class _Schedule:
-    """How many seconds are left of a series: what its notebooks expect, times how far off the finished ones were.
+    """How many seconds are left of a series of notebooks.
+
+    What the others expect is multiplied by the ratio of taken to expected seconds of those that are done.
 
     Args:
-        expected: seconds by name, in the order of execution; empty if a notebook does not say.
+        expected: seconds by name; empty if nothing is to be said.
     """
 
     def __init__(self, expected: Mapping[str, float]) -> None:
-        self.expected = dict(expected)
-        self.taken: dict[str, float] = {}
+        self.left_over = dict(expected)
+        self._expected = self._taken = 0.0
 
     def left(self, name: str, seconds: float) -> float | None:
         """Return what is left `seconds` after the start of a notebook; None if nothing is expected."""
-        if not self.expected:
+        if not self.left_over:
             return None
-        hoped = sum(self.expected[done] for done in self.taken)
-        factor = sum(self.taken.values()) / hoped if hoped else 1.0
-        later = sum(s for other, s in self.expected.items() if other not in {*self.taken, name})
-        return factor * later + max(0.0, factor * self.expected[name] - seconds)
+        factor = self._taken / self._expected if self._expected else 1.0
+        later = sum(self.left_over.values()) - self.left_over[name]
+        return factor * later + max(0.0, factor * self.left_over[name] - seconds)
+
+    def finish(self, result: NotebookResult) -> None:
+        """Take note of how long a notebook took; one that failed says nothing about the others."""
+        expected = self.left_over.pop(result.name, 0.0)
+        if expected and not result.error:
+            self._expected += expected
+            self._taken += result.seconds
 
 
 class _Watch:
@@ -79,7 +78,7 @@ class _Watch:
         first = next((line for line in cell.source.splitlines() if line.strip()), "")
         left = self.schedule.left(self.name, self.seconds)
         remaining = "" if left is None else f"{describe_seconds(left)} left  "
-        line = f"{self.name}  cell {self.cell:2d} of {self.cells}  {self.seconds:5.0f} s  {remaining}{first[:60]}"
+        line = f"{self.name}  cell {self.cell:2d} of {self.cells}  {self.seconds:5.0f} s  {remaining}{first}"
         _say(line, end="" if sys.stdout.isatty() else "\n")
 
     def follow(self, client: Any) -> None:
@@ -91,30 +90,53 @@ class _Watch:
             time.sleep(0.25)
 
 
+_LINE = 118  # characters; a terminal of 120 columns does not wrap it
+
+
 def _say(line: str, end: str = "\n") -> None:
     """Print a line; in a terminal over the one before."""
-    print(f"\r{line:<118}" if sys.stdout.isatty() else line, end=end, flush=True)
+    print(f"\r{line[:_LINE]:<{_LINE}}" if sys.stdout.isatty() else line[:_LINE], end=end, flush=True)
 
 
-def expected_seconds(path: Path, environment: Mapping[str, str]) -> float | None:
-    """Return how long a notebook expects to take on this machine; None if it has no cell tagged "minutes".
+def expected_seconds(paths: Sequence[Path], environment: Mapping[str, str]) -> dict[str, float]:
+    """Return how long notebooks expect to take on this machine, by name; those that do not say are missing.
 
-    That cell and those before it, imports and parameters, are executed in this process: its variable `expected` is what
-    `course.expect` returned. A cell with a command for IPython is left out. None also where one of them fails, which
-    the execution of the notebook will show.
+    The cell tagged "minutes" and those before it, imports and parameters, are executed in a process of their own: the
+    variable `expected` is then what `course.expect` returned. A cell with a command for IPython is left out.
     """
-    notebook = nbformat.read(path, as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    last = next((i for i, cell in enumerate(cells) if "minutes" in cell.metadata.get("tags", [])), None)
-    if last is None:
-        return None
+    program = "import sys; from cifar_helpers.course.execution import _print_expected; _print_expected(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, paths)],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    return json.loads(done.stdout or "{}")
+
+
+def _print_expected(paths: Sequence[str]) -> None:
+    """Print the expected seconds of notebooks by name, as JSON; why one does not say goes to stderr."""
+    found = {}
+    for path in map(Path, paths):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                found[path.stem] = _run_to_minutes(path)["expected"].seconds
+        except (Exception, SystemExit) as error:
+            print(f"{path.stem} does not say how long it takes: {error!r}", file=sys.stderr)
+    print(json.dumps(found))
+
+
+def _run_to_minutes(path: Path) -> dict[str, Any]:
+    """Execute the code cells of a notebook up to the one tagged "minutes"; return their variables."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    tagged = [i for i, cell in enumerate(cells) if "minutes" in cell.metadata.get("tags", [])]
+    require(bool(tagged), "tags", [], "one code cell with the tag minutes")
     names: dict[str, Any] = {}
-    quiet = contextlib.redirect_stdout(io.StringIO())
-    with _surroundings(environment), quiet, contextlib.suppress(Exception):
-        for cell in cells[: last + 1]:
-            if not re.search(r"^\s*[%!]", cell.source, re.MULTILINE):
-                exec(compile(cell.source, path.name, "exec"), names)
-    return names["expected"].seconds if "expected" in names else None
+    for cell in cells[: tagged[0] + 1]:
+        if not re.search(r"^\s*[%!]\w", cell.source, re.MULTILINE):
+            exec(compile(cell.source, path.name, "exec"), names)
+    return names
 
 
 def execute(
@@ -218,7 +240,7 @@ def run_notebooks(paths: Sequence[Path], out: Path, environment: dict[str, str])
     for path in paths:
         remove_traces(path.stem, out, environment)
         result = execute(path, out / "notebooks" / path.name, environment, schedule=schedule)
-        schedule.taken[path.stem] = result.seconds
+        schedule.finish(result)
         verdict = "failed" if result.error else "done"
         _say(f"{result.name}  {verdict} in {result.seconds:.0f} s, {result.peak_bytes / 2**30:.1f} GiB")
         if result.error:
@@ -228,13 +250,12 @@ def run_notebooks(paths: Sequence[Path], out: Path, environment: dict[str, str])
 
 
 def _make_schedule(paths: Sequence[Path], environment: Mapping[str, str]) -> _Schedule:
-    """Return what the notebooks expect, and say their sum."""
-    expected = {path.stem: expected_seconds(path, environment) for path in paths}
-    known = {name: seconds for name, seconds in expected.items() if seconds is not None}
-    if len(known) < len(expected):
+    """Return what the notebooks expect, and say their sum; nothing is said if one of them does not say."""
+    expected = expected_seconds(paths, environment)
+    if len(expected) < len(paths):
         return _Schedule({})
-    print(f"notebooks: {len(known)}, {describe_seconds(sum(known.values()))} on this machine", flush=True)
-    return _Schedule(known)
+    print(f"notebooks: {len(expected)}, {describe_seconds(sum(expected.values()))} on this machine", flush=True)
+    return _Schedule(expected)
 
 
 def replace_source(path: Path, result: NotebookResult) -> None:

@@ -1,5 +1,6 @@
 """How long trainings take on this machine, from what they compute, before the first one is started."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -8,12 +9,16 @@ import torch
 from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
 from cifar_helpers.course.recipes import RECIPES, Experiment
 from cifar_helpers.data.datasets import Dataset
-from cifar_helpers.models.networks import make_model
+from cifar_helpers.models.networks import ModelConfig, make_model
 from cifar_helpers.models.summary import layer_table
-from cifar_helpers.runtime import training_rate
+from cifar_helpers.runtime import autocast, autocast_dtype, median_seconds, private_randomness, synchronize
+from cifar_helpers.training.parallel import Replicas, count_replicas
 
-__all__ = ["Expected", "Work", "describe_seconds", "expect", "recipe_work"]
+__all__ = ["Expected", "Work", "describe_seconds", "expect", "recipe_work", "training_rate"]
 
+# The network and the images of the step whose rate is measured; BatchNorm, activations and pools are in its time.
+_MEASURED = ModelConfig("fast", width=0.5)
+_IMAGES, _PIXELS = 256, 24
 # What a step costs beside its operations: Python, small kernels, the optimizer.
 _STEP_SECONDS = 0.004
 _LONG = 3600.0
@@ -79,8 +84,34 @@ class Expected:
         return said + (f"; CIFAR_PROFILE={lower[-1]} takes less" if self.seconds > _LONG and lower else "")
 
 
+@functools.lru_cache(maxsize=4)
+def training_rate(device: torch.device) -> float:
+    """Return the operations per second of a training step, shared among the cores as `fit` does it.
+
+    A multiply-add counts as two operations, and the backward pass as two forward passes. It is measured once in a
+    process, in about a second, and torch's random state is left as it was.
+    """
+    with private_randomness(device):
+        model = make_model(**_MEASURED.to_dict(), image_size=_PIXELS)
+        images = torch.randn(_IMAGES, 3, _PIXELS, _PIXELS, device=device)
+    model.to(device).to(memory_format=torch.channels_last)
+    images = images.contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    count = count_replicas(model, images, _IMAGES, threads)
+    shared = Replicas(model, count).train() if count > 1 else model
+    operations = 3 * _IMAGES * 2 * sum(row.multiply_adds for row in layer_table(model, _PIXELS))
+
+    def step() -> None:
+        with autocast(device, autocast_dtype(device)):
+            logits = shared(images)
+        logits.float().square().sum().backward()
+        synchronize(device)
+
+    return operations / median_seconds(step, repeats=7)
+
+
 def describe_seconds(seconds: float) -> str:
-    """Return a time in whole minutes, as one would say it."""
+    """Return a time rounded to whole minutes, in words."""
     minutes = seconds / 60
     return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
 

@@ -2,22 +2,28 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["Unsupported", "unsupported_numbers"]
 
-# Written before the run, or about what others found and what the reader will find.
-_EXEMPT = ("Hypothes", "Exercises", "References", "Next", "Budget", "Setup", "Question")
-_NUMBER = re.compile(r"(?<![\w.,/#-])[−-]?\d[\d,]*(?:\.\d+)?(?![\w/]|\.\d)|(?<![\w.,])\.\d+(?!\w)")
-# What is no finding: code, formulas, links, headings, folded answers, names such as "notebook 03", years of citations.
-_NO_FINDING = re.compile(
-    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]*\$|<details>.*?</details>|^#.*$|\[[^\]]*\]\([^)]*\)|"
-    r"(?:[Nn]otebooks?|[Ss]ections?|[Ee]xercises?|CIFAR-|ResNet-|VGG-)\s?\d+(?:\s?(?:,|and|to)\s?\d+)*|"
-    r"(?<=[(, ])(?:19|20)\d\d(?=[);])",
-    re.DOTALL | re.MULTILINE,
+# Sections that are written before the run, or that say nothing about it.
+_EXEMPT = ("Question", "Hypothes", "Budget", "Setup", "Exercises", "References", "Next")
+_NUMBER = re.compile(
+    r"(?<![\w.])[−-]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?(?![\w⁰¹²³⁴-⁹⁻]|\.\d)"
 )
+# Parts of a text whose numbers are no findings: code, formulas and folded answers; headings; names; years of citations.
+_BLOCKS = re.compile(r"```.*?```|\$\$.*?\$\$|<details>.*?</details>", re.DOTALL)
+_PARTS = re.compile(
+    r"^#.*$|^\s*\d+\.\s|`[^`]*`|\$[^$\n]*\$|\b(?:CIFAR|ResNet|VGG)-\d+|"
+    r"\b(?:[Nn]otebook|[Ss]ection|[Ee]xercise|[Hh]ypothes[ie])s?\s\d+"
+    r"(?:(?:, (?=\d+(?:, | and ))| and | to )\d+)*(?!\.\d)|"
+    r"(?<=[(, ])(?:19|20)\d\d(?=[);])",
+    re.MULTILINE,
+)
+_LINK = re.compile(r"\[[^\]]*\]\([^)]*\)")
+_LINKED = "\0"
 
 
 @dataclass(frozen=True)
@@ -47,58 +53,72 @@ def unsupported_numbers(notebook: Mapping[str, Any]) -> list[Unsupported]:
     Args:
         notebook: as read from its file, in format 4.
     """
-    parameters = [_text(cell) for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    parameters = [number for cell in tagged for number in _numbers("".join(cell["source"]))]
     found = []
-    for heading, cells in _sections(notebook["cells"]):
-        if heading.startswith(_EXEMPT):
-            continue
-        known = [float(n) for text in (*parameters, *map(_outputs, cells)) for n in _numbers(text)]
-        behind = itertools.dropwhile(lambda cell: not cell.get("outputs"), cells)
-        for cell in (cell for cell in behind if cell["cell_type"] == "markdown"):
-            for sentence in _sentences(_text(cell)):
-                missing = [n for n in _numbers(_NO_FINDING.sub(" ", sentence)) if not _is_known(n, known)]
-                found += [Unsupported(heading, number, sentence) for number in missing]
+    for heading, parts in _sections(notebook["cells"]):
+        known = [float(n) for n in (*parameters, *(n for part in parts for n in _numbers(part.printed)))]
+        behind = itertools.dropwhile(lambda part: not part.has_output, parts)
+        for sentence in (s for part in behind for s in _sentences(part.prose) if not heading.startswith(_EXEMPT)):
+            percent = "%" in sentence or "point" in sentence
+            missing = [n for n in _numbers(sentence) if not _is_known(n, known, percent)]
+            found += [Unsupported(heading, number, sentence) for number in missing]
     return found
 
 
-def _sections(cells: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield each level-2 heading with the cells from it to the next."""
-    heading, members = "", []
+@dataclass(frozen=True)
+class _Part:
+    """A cell, or the part of a markdown cell that lies in one section."""
+
+    prose: str = ""
+    printed: str = ""
+    has_output: bool = False
+
+
+def _sections(cells: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[_Part]]]:
+    """Yield each level-2 heading with what stands under it."""
+    heading, parts = "", []
     for cell in cells:
-        title = re.match(r"## (.+)", _text(cell)) if cell["cell_type"] == "markdown" else None
-        if title:
-            yield heading, members
-            heading, members = title[1], []
-        members.append(cell)
-    yield heading, members
+        if cell["cell_type"] == "code":
+            parts.append(_Part(printed=_printed(cell), has_output=bool(cell.get("outputs"))))
+            continue
+        for text in re.split(r"^(?=## )", "".join(cell["source"]), flags=re.MULTILINE):
+            if text.startswith("## "):
+                yield heading, parts
+                heading, parts = text.partition("\n")[0].removeprefix("## "), []
+            parts.append(_Part(prose=text))
+    yield heading, parts
 
 
-def _text(cell: Mapping[str, Any]) -> str:
-    return "".join(cell["source"])
-
-
-def _outputs(cell: Mapping[str, Any]) -> str:
+def _printed(cell: Mapping[str, Any]) -> str:
     """Return what a cell printed, and the text form of what it showed."""
     parts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])]
     return "\n".join("".join(part) for part in parts)
 
 
 def _sentences(text: str) -> list[str]:
-    """Return the sentences and the lines of tables and lists, without ordinals and without those that hold a link."""
-    text = re.sub(r"^\s*\d+\.\s", "- ", text, flags=re.MULTILINE)
-    joined = re.sub(r"\n(?![\n*|#>-]|\d+\. )", " ", text)
-    pieces = re.split(r"\n|(?<=[.!?:])\s+(?=[A-Z*\[])", joined)
-    return [piece.strip() for piece in pieces if piece.strip() and "](" not in piece]
+    """Return the sentences and the lines of tables and lists that may hold findings, without those with a link."""
+    text = _PARTS.sub(" ", _LINK.sub(_LINKED, _BLOCKS.sub(" ", text)))
+    joined = re.sub(r"\n(?![\n*|>-])", " ", text)
+    pieces = re.split(r"\n|(?<=[.!?])\s+(?=[A-Z0-9*\0])|(?<=:)\s+(?=[A-Z*\0])", joined)
+    return [piece.strip() for piece in pieces if piece.strip() and _LINKED not in piece]
 
 
 def _numbers(text: str) -> list[str]:
-    """Return the numbers in a text, without thousands separators."""
-    return [match.replace(",", "").replace("−", "-") for match in _NUMBER.findall(text)]
+    """Return the numbers in a text as float reads them."""
+    text = re.sub(r"(?<=\d)_(?=\d)", "", text)
+    return [match.replace(",", "").replace("−", "-") for match in _NUMBER.findall(text) if match]
 
 
-def _is_known(number: str, known: list[float]) -> bool:
-    """Return whether a known number, or a hundred times it, rounds to this one."""
-    digits = len(number.partition(".")[2])
-    value = abs(float(number))
-    unit = 10.0**-digits
-    return any(abs(abs(factor * other) - value) <= unit / 2 + 1e-9 for other in known for factor in (1, 100))
+def _is_known(number: str, known: Iterable[float], percent: bool) -> bool:
+    """Return whether a known number rounds to this one, or its hundredfold where percentages are spoken of.
+
+    A number without a sign may be the size of a negative one.
+    """
+    value, digits = float(number), len(re.sub(r"e.*", "", number).partition(".")[2])
+    tolerance = 10.0**-digits / 2 + 1e-9 if "e" not in number else abs(value) / 100
+    return any(
+        abs((factor * other if number.startswith("-") else abs(factor * other)) - value) <= tolerance
+        for other in known
+        for factor in ((1, 100) if percent else (1,))
+    )

@@ -3,7 +3,7 @@
 __all__ = ["verdict"]
 
 
-def verdict(hypothesis: str, holds: bool, measured: str, judged: bool = True) -> tuple[str, str, str]:
+def verdict(hypothesis: str, holds: bool, measured: str, *, judged: bool) -> tuple[str, str, str]:
     """Return the hypothesis, "held" or "failed", and what was measured, as a row for `tables.format_table`.
 
     Args:
