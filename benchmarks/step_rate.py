@@ -43,10 +43,10 @@ from cifar_helpers.training.parallel import Replicas, count_replicas
 AUGMENT = (Flip(), PadCrop(4))
 # The networks with their batch sizes and the steps of a turn.
 MODELS = {
-    "mlp": (ModelConfig("mlp"), 128, 150),
-    "cnn": (ModelConfig("cnn"), 128, 20),
-    "study": (RECIPES["study"].experiment.model, 256, 30),
-    "resnet18": (ModelConfig("resnet18"), 128, 4),
+    "mlp": (ModelConfig("mlp"), 128, 80),
+    "cnn": (ModelConfig("cnn"), 128, 12),
+    "study": (RECIPES["study"].experiment.model, 256, 16),
+    "resnet18": (ModelConfig("resnet18"), 128, 3),
 }
 
 
