@@ -90,6 +90,19 @@ def test_an_epoch_takes_the_steps_that_one_writes_by_hand():
     assert found.count == 9
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_loss_is_given_float32_logits(precision):
+    seen = set()
+
+    def loss(logits, labels):
+        seen.add(logits.dtype)
+        return torch.nn.functional.multi_margin_loss(logits, labels)  # torch has none for bfloat16
+
+    config = dataclasses.replace(LISTED, epochs=1, precision=precision)
+    fit(tiny_net(), [GOOD], [GOOD], config, loss=loss, device="cpu", verbose=False)
+    assert seen == {torch.float32}
+
+
 def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled():
     net = nn.Linear(5, 2)
     before = net.weight.clone()

@@ -71,7 +71,7 @@ def train_epoch(
     Args:
         batches: images with labels (B,), or with probabilities (B, C), of which the largest counts as the label; they
             are moved to the device of the model.
-        loss: logits (B, C) and what the batches hold beside images, to the mean over the batch.
+        loss: float32 logits (B, C) and what the batches hold beside images, to the mean over the batch.
         lrs: the learning rate of each step; None leaves the optimizer's own.
         dtype: number format of the matrix products.
         scaler: for float16, whose small gradients would vanish.
@@ -91,6 +91,8 @@ def train_epoch(
             set_lr(optimizer, lr)
         with autocast(images.device, dtype):
             logits = model(images)
+        # Half precision ends here: many losses of torch are not made for it, and all of them lose by it.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         batch_loss = loss(logits, labels)
         if images.device.type == "cpu" and not math.isfinite(batch_loss.item()):
             raise TrainingDiverged(_explain_divergence(f"at step {step} of this epoch", optimizer))
