@@ -20,7 +20,7 @@ __all__ = ["Expected", "Work", "describe_seconds", "expect", "recipe_work", "tra
 _MEASURED = ModelConfig("fast", width=0.5)
 _IMAGES, _PIXELS = 256, 24
 # What a step costs beside its operations: Python, small kernels, the optimizer.
-_STEP_SECONDS = 0.004
+_STEP_SECONDS = 0.0015
 _LONG = 3600.0
 
 
