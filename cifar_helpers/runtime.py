@@ -1,6 +1,8 @@
 """The machine: device, number format, threads, random streams, clocks and a one-line description."""
 
+import atexit
 import datetime
+import functools
 import hashlib
 import os
 import platform
@@ -8,7 +10,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
 
 import numpy as np
 import torch
@@ -20,6 +24,8 @@ __all__ = [
     "Timer",
     "autocast",
     "autocast_dtype",
+    "computing_on",
+    "core_threads",
     "count_processes",
     "cpu_has_bfloat16",
     "deterministic_kernels",
@@ -37,6 +43,7 @@ __all__ = [
     "pick_device",
     "private_randomness",
     "seed_everything",
+    "start_threads",
     "synchronize",
 ]
 
@@ -93,10 +100,20 @@ def join_processes() -> None:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl")
     else:
         torch.distributed.init_process_group("gloo")
+    atexit.register(_destroy_group)  # for a run that is stopped
 
 
 def leave_processes() -> None:
-    """Take leave of the processes that `join_processes` connected."""
+    """Take leave of the processes that `join_processes` connected, when all of them have come to this line.
+
+    A process that ends while a thread of gloo still holds one of its tensors may be aborted.
+    """
+    if _joined():
+        torch.distributed.barrier()
+        _destroy_group()
+
+
+def _destroy_group() -> None:
     if _joined():
         torch.distributed.destroy_process_group()
 
@@ -115,6 +132,37 @@ def main_process_first():
 
 def _joined() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@contextmanager
+def computing_on(cores: int):
+    """Let the operations of this thread use so many cores inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def core_threads(count: int) -> ThreadPoolExecutor:
+    """Return `count` threads that each compute on one core, the same ones at every call."""
+    return start_threads(count, 1)
+
+
+def start_threads(count: int, cores: int) -> ThreadPoolExecutor:
+    """Return `count` threads, started, each of which computes on so many cores."""
+
+    def begin() -> None:
+        torch.get_num_threads()  # torch gives a new thread its default now, and not later over what follows
+        torch.set_num_threads(cores)
+
+    before, started = torch.get_num_threads(), Barrier(count)
+    pool = ThreadPoolExecutor(count, "replica", begin)
+    list(pool.map(lambda _: started.wait(), range(count)))
+    torch.set_num_threads(before)  # what one thread sets is the default of all later ones
+    return pool
 
 
 def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:

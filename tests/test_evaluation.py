@@ -1,8 +1,12 @@
+from threading import current_thread
+
 import pytest
 import torch
 from small import small_batches, tiny_net
 from torch import nn
+from torch.nn import functional as F
 
+from cifar_helpers.runtime import computing_on
 from cifar_helpers.training.evaluation import evaluate, evaluating, predict
 
 
@@ -57,3 +61,39 @@ def test_mirrored_logits_are_the_mean_of_both_sides():
     assert torch.allclose(both, (plain + mirror) / 2, atol=1e-6)
     assert not torch.allclose(both, plain, atol=1e-3)
     assert evaluate(net, val, tta=True).correct == int((both.argmax(1) == labels).sum())
+
+
+class Recorder(nn.Module):
+    """Notes how many images it is given, and in which thread."""
+
+    def __init__(self, random=False):
+        super().__init__()
+        self.layer, self.random, self.seen = nn.Linear(192, 4), random, []
+
+    def forward(self, images):
+        self.seen.append((len(images), current_thread().name))
+        x = images.flatten(1)
+        return self.layer(F.dropout(x, 0.5) if self.random else x)
+
+
+def test_on_a_cpu_every_core_predicts_a_part_of_a_batch():
+    model, batches = Recorder(), small_batches()
+    with computing_on(1):
+        logits, _ = predict(model, batches[1])
+    model.seen.clear()
+    with computing_on(2):
+        torch.testing.assert_close(predict(model, batches[1])[0], logits, rtol=1e-6, atol=1e-6)
+    sizes, threads = zip(*model.seen[1:], strict=True)  # the first call asks for random numbers
+    assert sum(sizes) == len(logits)
+    assert len(set(threads)) == 2
+    assert current_thread().name not in threads
+
+
+def test_a_network_with_a_hook_or_with_random_numbers_predicts_whole_batches():
+    batches = small_batches()
+    hooked, random = Recorder(), Recorder(random=True)
+    hooked.layer.register_forward_hook(lambda *_: None)
+    for model in (hooked, random):
+        with computing_on(2):
+            predict(model, batches[1])
+        assert {thread for _, thread in model.seen} == {current_thread().name}

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -145,6 +147,22 @@ def test_muon_orthogonalises_filters_of_one_shape_together_as_one_by_one():
     Muon(filters, lr=0.1).step()
     for p, q in zip(filters, alone, strict=True):
         torch.testing.assert_close(p, q)
+
+
+def test_muon_takes_the_same_step_on_any_number_of_cores():
+    found = []
+    for cores in (1, 2):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1))
+        optimizer = Muon(net.parameters(), lr=0.1)
+        optimizer.cores = cores
+        for _ in range(3):
+            for p in net.parameters():
+                p.grad = torch.randn_like(p) if p.ndim == 4 else None
+            optimizer.step()
+        found.append([p.detach() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert copy.deepcopy(optimizer).cores == 1
 
 
 def test_a_schedule_scales_both_rates_of_muon():

@@ -233,6 +233,21 @@ def test_the_same_number_gives_the_same_bits_and_another_is_a_named_difference(t
         torch.set_num_threads(threads)
 
 
+@pytest.mark.skipif(torch.get_num_threads() < 2, reason="one core")
+def test_between_the_replicas_one_thread_computes_on_its_share_of_the_cores():
+    before, seen = torch.get_num_threads(), set()
+
+    def loss(logits, labels):
+        seen.add(torch.get_num_threads())
+        return nn.functional.cross_entropy(logits, labels)
+
+    for replicas, cores in ((2, before // 2), (1, before)):
+        seen.clear()
+        fit(small_net(), batches(), batches(1), TrainConfig(epochs=1, replicas=replicas), loss=loss, verbose=False)
+        assert seen == {cores, before}  # before: it is tried once, when nothing is trained yet
+        assert torch.get_num_threads() == before
+
+
 def test_replicas_of_a_compiled_network_are_refused():
     with pytest.raises(ValueError, match=r"replicas=2.*torchrun"):
         fit(small_net(), batches(), batches(1), TrainConfig(replicas=2, compile=True))
@@ -290,25 +305,26 @@ def test_both_memory_formats_give_the_same_gradients(name):
 # --- several processes ---
 
 _STOPPED = """
-import sys, torch
+import os, sys, torch
 sys.path.insert(0, "tests")
 from test_parallel import batches, small_net
+from cifar_helpers.runtime import leave_processes
 from cifar_helpers.training import TrainConfig, fit
 def stop(record, model):
     if sys.argv[2] == "stop":
-        sys.exit()
+        os._exit(0)  # at once, as a process that is killed
 model = small_net()
 record = fit(model, batches(), batches(1), TrainConfig(epochs=2), checkpoint=sys.argv[1], callbacks=[stop])
 if torch.distributed.get_rank() == 0:
     torch.save(model.state_dict(), sys.argv[1] + ".weights")
-torch.distributed.destroy_process_group()
+leave_processes()
 """
 
 _SHARED = """
 import sys, torch
 sys.path.insert(0, "tests")
 from test_parallel import batches, gradients, small_net
-from cifar_helpers.runtime import is_main_process, join_processes
+from cifar_helpers.runtime import is_main_process, join_processes, leave_processes
 from cifar_helpers.training import TrainConfig, evaluate, fit
 from cifar_helpers.training.parallel import Processes
 join_processes()
@@ -325,7 +341,7 @@ torch.distributed.all_gather(states, net[0].weight.detach().contiguous())
 if is_main_process():
     torch.save({"loss": loss, "gradients": found, "correct": counted, "weights": net.state_dict(), "states": states,
                 "record": (record.val_accuracy, record.environment["processes"])}, path)
-torch.distributed.destroy_process_group()
+leave_processes()
 """
 
 
@@ -358,7 +374,7 @@ def test_a_stopped_run_goes_on_with_as_many_processes_and_with_no_other_number(t
     whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
     for path, word in ((whole, "go"), (stopped, "stop")):
         done = torchrun(2, str(path), word, code=_STOPPED)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, f"{word}: {done.stderr[-3000:]}"
     with pytest.raises(CheckpointError, match=r"processes \(2, now 1\)"):
         fit(small_net(), batches(), batches(1), TrainConfig(epochs=2), checkpoint=stopped, device="cpu")
     done = torchrun(2, str(stopped), "go", code=_STOPPED)

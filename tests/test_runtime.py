@@ -8,6 +8,8 @@ from cifar_helpers.runtime import (
     Timer,
     autocast,
     autocast_dtype,
+    computing_on,
+    core_threads,
     deterministic_kernels,
     doctor,
     environment_line,
@@ -19,6 +21,15 @@ from cifar_helpers.runtime import (
 )
 
 CPU = torch.device("cpu")
+
+
+def test_every_thread_computes_on_one_core_and_the_caller_on_as_many_as_before():
+    before = torch.get_num_threads()
+    assert list(core_threads(2).map(lambda _: torch.get_num_threads(), range(8))) == [1] * 8
+    assert core_threads(2) is core_threads(2)
+    with computing_on(1):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda0x", "tpu"])

@@ -46,6 +46,7 @@ class Plan:
         forward: the model, compiled if asked for, or shared among cores or processes.
         share: a network to the same network as it is validated: shared as the model is.
         replicas: parts of a batch that are computed side by side on a CPU.
+        cores: those of an operation, where the others are left to the other replicas.
         average: the mean of the weights, which is validated in place of the model; None where none is taken.
         identity: what makes this run another than others: `config`, `model` and `data`, as plain values.
     """
@@ -67,6 +68,7 @@ class Plan:
     forward: nn.Module
     share: Callable[[nn.Module], nn.Module]
     replicas: int
+    cores: int
     average: AveragedModel | None
     identity: dict[str, Any]
 
@@ -128,6 +130,7 @@ def make_plan(
         forward=cast(nn.Module, torch.compile(model)) if config.compile else share(model),
         share=share,
         replicas=replicas,
+        cores=max(1, torch.get_num_threads() // replicas),
         average=_average_weights(model, config.ema) if config.ema else None,
         identity=as_plain(
             config=config.to_dict() | dict.fromkeys(unused) | describe_parts(parts),

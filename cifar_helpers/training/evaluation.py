@@ -9,6 +9,7 @@ from torch import nn
 from cifar_helpers import metrics
 from cifar_helpers._contract import Batch, Ordered
 from cifar_helpers.metrics import Sums
+from cifar_helpers.runtime import core_threads, count_processes, private_randomness
 
 __all__ = ["Loss", "check_normaliser", "evaluate", "evaluating", "on_device", "predict", "refuse_hidden_labels"]
 
@@ -74,8 +75,33 @@ def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Ba
     check_normaliser(model, batches)
     parameter = next(model.parameters(), None)
     served = batches.ordered() if isinstance(batches, Ordered) else batches
+    forward = None
     for images, labels in served if parameter is None else on_device(served, parameter.device):
-        yield ((model(images) + model(images.flip(-1))) / 2 if tta else model(images)), labels
+        forward = forward or _spread(model, images)
+        yield ((forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)), labels
+
+
+def _spread(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what gives the logits of batches like these: on a CPU every core computes those of a part.
+
+    Cores that share every operation wait for each other, which beside another program takes most of the time. A network
+    with a hook, or one that draws random numbers, is given whole batches.
+    """
+    cores = torch.get_num_threads()
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    elsewhere = images.device.type != "cpu" or count_processes() > 1
+    if hooked or elsewhere or cores == 1 or _is_random(model, images[:2]):
+        return model
+    infer = torch.inference_mode()(model)
+    return lambda images: torch.cat([*core_threads(cores).map(infer, images.tensor_split(min(cores, len(images))))])
+
+
+def _is_random(model: nn.Module, images: torch.Tensor) -> bool:
+    """Return whether the network draws random numbers."""
+    with private_randomness(images.device):
+        before = torch.get_rng_state()
+        model(images)
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def on_device(

@@ -25,6 +25,7 @@ from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import (
     Timer,
     autocast,
+    computing_on,
     count_processes,
     deterministic_kernels,
     environment,
@@ -263,8 +264,9 @@ class _Run:
         """Train and validate, remember the weights if they are the best, and return the epoch's record."""
         plan, epoch = self.plan, len(self.history)
         lrs = plan.lrs(epoch)
+        evaluated = plan.share(self.evaluated)
         seed_everything(plan.seed_of(epoch))  # also what a reader's Dataset draws with NumPy or random
-        with Timer(plan.device) as timer:
+        with Timer(plan.device) as timer, computing_on(plan.cores):
             trained = train_epoch(
                 plan.forward,
                 _show_bar(plan.serve(epoch), plan.steps(epoch), self.name),
@@ -275,7 +277,7 @@ class _Run:
                 scaler=plan.scaler,
                 after_step=self._after_step,
             )
-            validated = evaluate(plan.share(self.evaluated), self.val, loss=plan.val_loss)
+            validated = evaluate(evaluated, self.val, loss=plan.val_loss)
         if not math.isfinite(validated.loss):
             raise TrainingDiverged(_explain_divergence("after this epoch, in validation", plan.optimizer))
         record = EpochRecord(

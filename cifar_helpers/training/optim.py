@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_helpers._arguments import require
+from cifar_helpers.runtime import core_threads
 
 __all__ = [
     "Muon",
@@ -129,10 +130,16 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         momentum: of the orthogonal groups that have none of their own.
+
+    Attributes:
+        cores: threads that share the layers on a CPU; at first as many as torch has.
     """
+
+    cores = 1  # of a copy
 
     def __init__(self, params: Iterable[Any], lr: float = 0.2, momentum: float = 0.6) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True})
+        self.cores = torch.get_num_threads()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -142,12 +149,24 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if group["orthogonal"]:
-                for _, same in itertools.groupby(sorted(params, key=lambda p: p.shape), key=lambda p: p.shape):
-                    self._step_orthogonal([*same], group)
+                self._step_filters(params, group)
             else:
                 self._step_plain(params, group)
         return loss
 
+    def _step_filters(self, params: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Move the filters of all layers: those of one shape together, or on a CPU each layer in a thread of its own.
+
+        These are hundreds of small operations, and cores that share an operation wait for each other after each.
+        """
+        if params and params[0].device.type == "cpu":
+            jobs = sorted(params, key=torch.numel, reverse=True)
+            list(core_threads(self.cores).map(lambda p: self._step_orthogonal([p], group), jobs))
+            return
+        for _, same in itertools.groupby(sorted(params, key=lambda p: p.shape), key=lambda p: p.shape):
+            self._step_orthogonal([*same], group)
+
+    @torch.no_grad()  # of each thread
     def _step_orthogonal(self, filters: list[torch.Tensor], group: dict[str, Any]) -> None:
         """Move filters of one shape along their orthogonalised momentum."""
         moved = torch.stack([self._nesterov(p, p.grad, group["momentum"]).flatten(1) for p in filters])

@@ -7,8 +7,6 @@ does not see is the rest of the batch: BatchNorm normalises a part with the mean
 
 import copy
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_helpers._arguments import require
-from cifar_helpers.runtime import private_randomness
+from cifar_helpers.runtime import private_randomness, start_threads
 from cifar_helpers.training.evaluation import evaluating
 
 __all__ = ["Processes", "Replicas", "count_replicas", "find_obstacle"]
@@ -65,7 +63,7 @@ class Replicas(nn.Module):
         self.model = model
         # A tuple, no ModuleList: parameters and weights to save are those of the network alone.
         self._copies = (model, *(_share_parameters(model) for _ in range(count - 1)))
-        self._threads = _start_threads(count, max(1, torch.get_num_threads() // count))
+        self._threads = start_threads(count, max(1, torch.get_num_threads() // count))
 
     def train(self, mode: bool = True) -> "Replicas":
         """Set the mode of all copies, and what is frozen in them to what is frozen in the network."""
@@ -107,20 +105,6 @@ class Replicas(nn.Module):
                 return action(*row)
 
         return list(self._threads.map(act, *arguments))
-
-
-def _start_threads(count: int, cores: int) -> ThreadPoolExecutor:
-    """Return `count` threads, started, each of which computes on so many cores."""
-
-    def begin() -> None:
-        torch.get_num_threads()  # torch gives a new thread its default now, and not later over what follows
-        torch.set_num_threads(cores)
-
-    before, started = torch.get_num_threads(), Barrier(count)
-    pool = ThreadPoolExecutor(count, "replica", begin)
-    list(pool.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(before)  # what one thread sets is the default of all later ones
-    return pool
 
 
 def _call(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
