@@ -15,8 +15,12 @@ test: install
 	$(BIN)/pytest $(PARALLEL)
 	$(BIN)/pytest $(PARALLEL) --nbval notebooks
 
+# First the runs of which every notebook and the README speak; what is trained already is loaded.
+publish: PUBLISHED = $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
 publish: install
-	$(BIN)/python -m cifar_helpers publish $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
+	$(BIN)/python -m cifar_helpers train chain --data real $(PUBLISHED)
+	$(BIN)/python -m cifar_helpers publish $(PUBLISHED)
+	$(BIN)/python -m cifar_helpers report
 
 # An hour of two quiet cores with bfloat16, or more; benchmarks/NOTES.md says what each measures.
 bench: install

@@ -58,6 +58,20 @@ def test_publish_leaves_a_notebook_alone_that_was_edited_while_it_ran(project, c
     assert "01_good.ipynb was changed while it was executed" in capsys.readouterr().err
 
 
+def test_publish_names_the_numbers_that_the_new_run_does_not_print(project, capsys):
+    path = write_notebook(project / "notebooks" / "01_good.ipynb", "print('accuracy 91 %')")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(
+        nbformat.v4.new_markdown_cell("**What we see:** it is right in 91 % of all cases, not in 93 %.")
+    )
+    nbformat.write(notebook, path)
+    assert main(["publish", "--profile", "quick"]) == 0
+    named = [line for line in capsys.readouterr().out.splitlines() if "is in no output" in line]
+    assert len(named) == 1
+    assert named[0].startswith("01_good, ")
+    assert "'93'" in named[0]
+
+
 def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys):
     notebook = project / "notebooks" / "01_good.ipynb"
     output = nbformat.v4.new_output("stream", text="laptop profile, real data: both\n")

@@ -23,12 +23,14 @@ from cifar_helpers.course.recipes import (
     describe_chain,
     evaluate_recipe,
     find_runs,
+    name_weights,
     sweep_experiments,
     train_recipe,
 )
 from cifar_helpers.course.workspace import Workspace, kept_path, open_workspace, read_kept
 from cifar_helpers.data.batches import make_batches
 from cifar_helpers.data.datasets import Dataset
+from cifar_helpers.data.download import SOURCES
 from cifar_helpers.metrics import label_ranks, sums
 from cifar_helpers.models.networks import ModelConfig, build_model
 
@@ -249,7 +251,7 @@ def test_runs_that_are_spoken_of_exist():
     assert {run.rsplit("-", 1)[0] for run in ladder.BOUNDS} <= set(RECIPES)
     assert {run.rsplit("-", 1)[1] for run in ladder.BOUNDS} == {"cifar10", "cifar100"}
     for path in [root / "README.md", *(root / "notebooks").glob("*.ipynb")]:
-        assert set(re.findall(r"cifar_helpers train (\w+)", path.read_text(encoding="utf-8"))) <= set(RECIPES)
+        assert set(re.findall(r"cifar_helpers train (\w+)", path.read_text(encoding="utf-8"))) <= {*RECIPES, "chain"}
 
 
 def test_the_command_line_trains_a_recipe_and_names_an_unknown_one(tmp_path):
@@ -265,3 +267,9 @@ def test_the_command_line_trains_a_recipe_and_names_an_unknown_one(tmp_path):
     assert "lenet-cifar10: validation accuracy" in right.stdout
     assert Path(right.stdout.splitlines()[-1]).exists()
     assert (tmp_path / "figures" / "logits" / "lenet-cifar10-val.safetensors").exists()
+    chain = subprocess.run([*command, "chain", "--profile", "quick"], **options)
+    assert chain.returncode == 0, chain.stderr
+    rows = read_lines(tmp_path / "figures" / "runs.jsonl")
+    trained = [name_weights(row) for row in rows if row["name"] != "lenet-cifar10"]
+    assert [line.split(":")[0] for line in trained] == [f"{step}-{data}" for data in SOURCES for step in CHAIN]
+    assert [line for line in chain.stdout.splitlines() if ": weights " in line] == trained

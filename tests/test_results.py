@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from cifar_helpers._storage import append_line, read_lines
 from cifar_helpers.course.recipes import CHAIN, find_runs, read_result
 from cifar_helpers.course.results import RESULTS, SPEED, fill_table, results_markdown, speed_markdown
-from cifar_helpers.course.workspace import Workspace, kept_path, read_kept
+from cifar_helpers.course.workspace import Workspace, kept_path, read_figure, read_kept
 from cifar_helpers.data.download import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,16 @@ def test_the_readme_says_what_the_logs_say():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for marks, text in ((RESULTS, results_markdown(ROOT)), (SPEED, speed_markdown(ROOT))):
         assert f"{marks[0]}\n{text}\n{marks[1]}" in readme, "python -m cifar_helpers report"
+
+
+def test_the_figure_of_the_readme_shows_the_runs_of_its_table():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition(RESULTS[0])[2].partition(RESULTS[1])[0]
+    caption = read_figure(ROOT / "figures" / "README_ladder.png")["caption"]
+    named = re.findall(r"\S+: weights [0-9a-f]{12}", table)
+    assert len(named) == len(CHAIN) * len(SOURCES)
+    assert named == re.findall(r"\S+: weights [0-9a-f]{12}", caption), "python -m cifar_helpers report"
+    assert "figures/README_ladder.png" in readme
 
 
 def test_missing_benchmarks_are_named(tmp_path):

@@ -21,9 +21,9 @@ from cifar_helpers.course.notebooks import (
 )
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
 from cifar_helpers.course.prose import unsupported_numbers
-from cifar_helpers.course.recipes import RECIPES, checkpoint_of, train_recipe
+from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, train_recipe
 from cifar_helpers.course.report import write_report
-from cifar_helpers.course.results import RESULTS, SPEED, fill_table, results_markdown, speed_markdown
+from cifar_helpers.course.results import RESULTS, SPEED, draw_ladder, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
 from cifar_helpers.data.download import SOURCES, DataError
@@ -68,8 +68,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a step of the recipe, into the run log and figures/logits")
     train.set_defaults(command=_train_command)
-    train.add_argument("name", help=f"{', '.join(RECIPES)}")
-    train.add_argument("--dataset", default="cifar10", help="cifar10 or cifar100 (default: cifar10)")
+    train.add_argument("name", help=f"{', '.join(RECIPES)}; chain: {', '.join(CHAIN)}, on both data sets")
+    train.add_argument("--dataset", help="cifar10 or cifar100 (default: cifar10; of the chain, both)")
     train.add_argument("--seed", type=int, default=0, help="of weights, order and augmentations (default: 0)")
     train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
 
@@ -149,19 +149,23 @@ def _replace(path: Path, result: NotebookResult) -> bool:
 
 
 def _train_command(args: argparse.Namespace) -> int:
-    require_choice("name", args.name, RECIPES)
+    require_choice("name", args.name, (*RECIPES, "chain"))
+    names, chosen = (CHAIN, tuple(SOURCES)) if args.name == "chain" else ((args.name,), ("cifar10",))
     join_processes()
     with main_process_first():
-        dataset = load_data(args.dataset, source=args.data)
+        datasets = [load_data(name, source=args.data) for name in ([args.dataset] if args.dataset else chosen)]
     budget, device = get_budget(args.profile), pick_device()
-    workspace = open_workspace("train", budget.profile, device_name(device), {dataset.source})
+    workspace = open_workspace("train", budget.profile, device_name(device), {data.source for data in datasets})
+    asked = [(name, dataset) for dataset in datasets for name in names]
     if is_main_process():
-        print(f"{budget.profile} profile, {dataset.title}. {environment_line(device)}", flush=True)
-        print(expect([recipe_work(args.name, dataset, budget)], budget, device), flush=True)
-    _, record = train_recipe(args.name, dataset, budget, workspace, device, args.seed)
-    if is_main_process():
-        print(record)
-        print(checkpoint_of(record.name, RECIPES[args.name].experiment_for(budget, args.seed), workspace))
+        titles = ", ".join(dataset.title for dataset in datasets)
+        print(f"{budget.profile} profile, {titles}. {environment_line(device)}", flush=True)
+        print(expect([recipe_work(name, dataset, budget) for name, dataset in asked], budget, device), flush=True)
+    for name, dataset in asked:
+        _, record = train_recipe(name, dataset, budget, workspace, device, args.seed)
+        if is_main_process():
+            print(record)
+            print(checkpoint_of(record.name, RECIPES[name].experiment_for(budget, args.seed), workspace))
     leave_processes()
     return 0
 
@@ -174,6 +178,7 @@ def _data_command(args: argparse.Namespace) -> int:
 def _report_command(args: argparse.Namespace) -> int:
     home = home_folder()
     fill_table(home / "README.md", RESULTS, results_markdown(home))
+    draw_ladder(home)
     fill_table(home / "README.md", SPEED, speed_markdown(home))
     print(home / "README.md")
     return 0

@@ -22,6 +22,7 @@ from cifar_helpers.data.batches import Batches, make_batches
 from cifar_helpers.data.datasets import Dataset
 from cifar_helpers.data.transforms import AlternatingFlip, Flip, PadCrop
 from cifar_helpers.models.networks import ModelConfig, build_model
+from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import predict
 from cifar_helpers.training.loop import fit, sweep
@@ -48,6 +49,7 @@ __all__ = [
     "describe_chain",
     "evaluate_recipe",
     "find_runs",
+    "name_weights",
     "read_result",
     "sweep_experiments",
     "train_recipe",
@@ -192,7 +194,7 @@ def train_recipe(
 ) -> tuple[nn.Module, RunRecord]:
     """Train the recipe called `name` on a data set, or load it where that was done; return the network and its record.
 
-    It leaves a checkpoint, a row in the run log, and its validation logits.
+    It leaves a checkpoint, a row in the run log, and its validation logits, and prints which weights these are.
 
     Raises:
         ValueError: no recipe has this name.
@@ -207,10 +209,20 @@ def train_recipe(
     path = checkpoint_of(run, experiment, workspace)
     record = fit(model, *batches, experiment.training, name=run, checkpoint=path)
     logits, _ = predict(model, batches[1], tta=recipe.tta)
-    workspace.log_run(record, dataset.name)
+    row = workspace.log_run(record, dataset.name)
+    if is_main_process():
+        print(name_weights(row), flush=True)
     about = {"data": val.sha256, "weights": hash_weights(model), "tta": recipe.tta}
     workspace.save_logits(record, logits, about)
     return model, record
+
+
+def name_weights(row: Mapping[str, Any]) -> str:
+    """Return the name of the run of a row of the run log and the first digits of the SHA-256 of its checkpoint.
+
+    The README and every notebook that speaks of this run say the same.
+    """
+    return f"{row['name']}: weights {row['checkpoint_sha256'][:12]}"
 
 
 # What an evaluated run leaves beside its row: ranks of the test labels, logits on validation and on test.
@@ -257,6 +269,8 @@ def evaluate_recipe(
     row = find_runs(dataset.name, workspace, seed).get(name)
     found = row and read_result(row, workspace, logits)
     if found:
+        if is_main_process():
+            print(name_weights(found.row))
         return found
     model, record = train_recipe(name, dataset, budget, workspace, device, seed)
     row = workspace.log_run(record, dataset.name)  # the one that training left

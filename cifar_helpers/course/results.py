@@ -2,16 +2,17 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cifar_helpers._storage import read_lines, write_whole
-from cifar_helpers.course.recipes import CHAIN, RECIPES, find_runs
+from cifar_helpers.course.recipes import CHAIN, RECIPES, find_runs, name_weights
 from cifar_helpers.course.workspace import Workspace
 from cifar_helpers.data.download import SOURCES
 from cifar_helpers.statistics import wilson_interval
 
-__all__ = ["RESULTS", "SPEED", "fill_table", "results_markdown", "speed_markdown"]
+__all__ = ["RESULTS", "SPEED", "draw_ladder", "fill_table", "results_markdown", "speed_markdown"]
 
 # The lines between which each table stands.
 RESULTS = "<!-- results: filled by `python -m cifar_helpers report` -->", "<!-- end of results -->"
@@ -41,7 +42,27 @@ def results_markdown(home: Path) -> str:
     )
     if any(" – " in line for line in lines):
         about += " –: the test split was not opened for it."
-    return "\n".join([*lines, "", about])
+    weights = "; ".join(name_weights(row) for row in rows)
+    details = f"<details><summary>Checkpoints, first digits of SHA-256</summary>{weights}</details>"
+    return "\n".join([*lines, "", about, "", details])
+
+
+def draw_ladder(home: Path) -> Path | None:
+    """Draw the validation accuracy of every step on both data sets, from the runs of `results_markdown`."""
+    from cifar_helpers import plots  # matplotlib takes a second
+
+    workspace = Workspace("README", "full", "", "real", home, home / "build" / "checkpoints")
+    found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
+    plots.figure_style()
+    figure, axes = plots.new_axes(1, 2, size=(5, 2.9))
+    for ax, (dataset, source) in zip(axes, SOURCES.items(), strict=True):
+        chance = 1 / source.num_classes
+        steps = {"chance": chance} | {step: found[dataset][step]["val_accuracy"] for step in CHAIN}
+        plots.plot_accuracies(steps, chance, f"{source.title}: from chance to the final recipe", ax=ax)
+    weights = "; ".join(name_weights(found[dataset][step]) for dataset in SOURCES for step in CHAIN)
+    made = {key: found["cifar10"][CHAIN[0]][key] for key in ("profile", "device")}
+    caption = f"Validation accuracy of every step, one view. {weights}"
+    return replace(workspace, **made).save_figure(figure, "ladder", caption)
 
 
 def _result_cells(step: str, dataset: str, found: dict[str, dict[str, Any]], looks: list[dict[str, Any]]) -> list[str]:
