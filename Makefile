@@ -22,13 +22,13 @@ publish: install
 	$(BIN)/python -m cifar_helpers publish $(PUBLISHED)
 	$(BIN)/python -m cifar_helpers report
 
-# An hour of two quiet cores with bfloat16, or more; benchmarks/NOTES.md says what each measures.
+# An hour and a half of two quiet cores with bfloat16, or more; benchmarks/NOTES.md says what each measures.
 bench: install
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json
 	$(BIN)/python benchmarks/busy_cores.py --json benchmarks/results/busy_cores.json
 	$(BIN)/python benchmarks/growth.py --json benchmarks/results/growth.json --figure benchmarks/results/growth.png
-	for data in cifar10 cifar100; do for run in "study 5" "final 3" "long 1"; do set -- $$run; \
+	for data in cifar10 cifar100; do for run in "study 5" "final 3" "long 3"; do set -- $$run; \
 	  $(BIN)/python benchmarks/time_to_accuracy.py $$1 --seeds $$2 --dataset $$data \
 	    --json benchmarks/results/time_$$1_$$data.json || exit 1; done; done
 	$(BIN)/python -m cifar_helpers report
