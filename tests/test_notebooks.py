@@ -171,7 +171,7 @@ def test_only_two_functions_open_the_test_split():
 
 def test_a_run_of_the_recipe_is_the_one_of_the_readme(notebook):
     """The README, its figure and every notebook speak of the same weights: `make publish` trains them first."""
-    weights = re.compile(r"(\S+): weights ([0-9a-f]{12})")
+    weights = re.compile(r"([\w-]+): weights ([0-9a-f]{12})")
     published = dict(weights.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     texts = [output.get("text", "") for cell in code_cells(notebook) for output in cell.outputs]
     named = {name: value for text in texts for name, value in weights.findall(text)}

@@ -22,9 +22,9 @@ def test_the_figure_of_the_readme_shows_the_runs_of_its_table():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = readme.partition(RESULTS[0])[2].partition(RESULTS[1])[0]
     caption = read_figure(ROOT / "figures" / "README_ladder.png")["caption"]
-    named = re.findall(r"\S+: weights [0-9a-f]{12}", table)
+    named = re.findall(r"[\w-]+: weights [0-9a-f]{12}", table)
     assert len(named) == len(CHAIN) * len(SOURCES)
-    assert named == re.findall(r"\S+: weights [0-9a-f]{12}", caption), "python -m cifar_helpers report"
+    assert named == re.findall(r"[\w-]+: weights [0-9a-f]{12}", caption), "python -m cifar_helpers report"
     assert "figures/README_ladder.png" in readme
 
 
