@@ -1,8 +1,7 @@
 """`python -m cifar_helpers`: the command line of the course."""
 
-import sys
-
 from cifar_helpers.course.commands import main
+from cifar_helpers.runtime import end_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

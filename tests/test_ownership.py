@@ -56,7 +56,7 @@ def repository(tmp_path, monkeypatch, prepared) -> Path:
     (home / "notebooks").mkdir()
     write_notebook(home / "notebooks" / "01_good.ipynb", DRAW)
     (home / "figures" / "ranks").mkdir(parents=True)
-    for name in ("01_channels.png", "runs.jsonl", "test_access.jsonl", "ranks/cnn-cifar10.safetensors"):
+    for name in ("08_results.png", "runs.jsonl", "test_access.jsonl", "ranks/cnn-cifar10.safetensors"):
         shutil.copy(ROOT / "figures" / name, home / "figures" / name)
     monkeypatch.chdir(home)
     return home

@@ -308,7 +308,7 @@ _STOPPED = """
 import os, sys, torch
 sys.path.insert(0, "tests")
 from test_parallel import batches, small_net
-from cifar_helpers.runtime import leave_processes
+from cifar_helpers.runtime import end_process
 from cifar_helpers.training import TrainConfig, fit
 def stop(record, model):
     if sys.argv[2] == "stop":
@@ -317,14 +317,14 @@ model = small_net()
 record = fit(model, batches(), batches(1), TrainConfig(epochs=2), checkpoint=sys.argv[1], callbacks=[stop])
 if torch.distributed.get_rank() == 0:
     torch.save(model.state_dict(), sys.argv[1] + ".weights")
-leave_processes()
+end_process(0)
 """
 
 _SHARED = """
 import sys, torch
 sys.path.insert(0, "tests")
 from test_parallel import batches, gradients, small_net
-from cifar_helpers.runtime import is_main_process, join_processes, leave_processes
+from cifar_helpers.runtime import end_process, is_main_process, join_processes
 from cifar_helpers.training import TrainConfig, evaluate, fit
 from cifar_helpers.training.parallel import Processes
 join_processes()
@@ -341,7 +341,7 @@ torch.distributed.all_gather(states, net[0].weight.detach().contiguous())
 if is_main_process():
     torch.save({"loss": loss, "gradients": found, "correct": counted, "weights": net.state_dict(), "states": states,
                 "record": (record.val_accuracy, record.environment["processes"])}, path)
-leave_processes()
+end_process(0)
 """
 
 

@@ -33,7 +33,6 @@ from cifar_helpers.runtime import (
     environment_line,
     is_main_process,
     join_processes,
-    leave_processes,
     main_process_first,
     pick_device,
 )
@@ -166,7 +165,6 @@ def _train_command(args: argparse.Namespace) -> int:
         if is_main_process():
             print(record)
             print(checkpoint_of(record.name, RECIPES[name].experiment_for(budget, args.seed), workspace))
-    leave_processes()
     return 0
 
 
