@@ -1,4 +1,4 @@
-from threading import current_thread
+from threading import Barrier, current_thread, main_thread
 
 import pytest
 import torch
@@ -64,14 +64,16 @@ def test_mirrored_logits_are_the_mean_of_both_sides():
 
 
 class Recorder(nn.Module):
-    """Notes how many images it is given, and in which thread."""
+    """Notes how many images it is given, and in which thread; two threads can be made to wait for each other."""
 
     def __init__(self, random=False):
         super().__init__()
-        self.layer, self.random, self.seen = nn.Linear(192, 4), random, []
+        self.layer, self.random, self.meeting, self.seen = nn.Linear(192, 4), random, None, []
 
     def forward(self, images):
         self.seen.append((len(images), current_thread().name))
+        if self.meeting and current_thread() is not main_thread():
+            self.meeting.wait(timeout=60)
         x = images.flatten(1)
         return self.layer(F.dropout(x, 0.5) if self.random else x)
 
@@ -81,6 +83,7 @@ def test_on_a_cpu_every_core_predicts_a_part_of_a_batch():
     with computing_on(1):
         logits, _ = predict(model, batches[1])
     model.seen.clear()
+    model.meeting = Barrier(2)  # without it a quick thread might compute both parts
     with computing_on(2):
         torch.testing.assert_close(predict(model, batches[1])[0], logits, rtol=1e-6, atol=1e-6)
     sizes, threads = zip(*model.seen[1:], strict=True)  # the first call asks for random numbers
