@@ -390,7 +390,7 @@ def plot_curve(x: Sequence[float], curves: Mapping[str, ArrayLike], ax: Axes | N
 def plot_initial_losses(
     losses: Mapping[str, float], wrong: Sequence[str], num_classes: int, title: str, ax: Axes | None = None
 ) -> Axes:
-    """Draw the loss of untrained networks as bars, those named in `wrong` in red, with ln C as a line."""
+    """Draw the loss of untrained networks as bars, those named in `wrong` in another colour, with ln C as a line."""
     ax = ax or plt.gca()
     colours = [PALETTE[3] if name in wrong else PALETTE[0] for name in losses]
     ax.barh(list(losses), list(losses.values()), color=colours)
