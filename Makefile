@@ -22,7 +22,7 @@ publish: install
 	$(BIN)/python -m cifar_helpers publish $(PUBLISHED)
 	$(BIN)/python -m cifar_helpers report
 
-# An hour and a half of two quiet cores with bfloat16, or more; benchmarks/NOTES.md says what each measures.
+# Nearly two hours of two quiet cores with bfloat16, or more; benchmarks/NOTES.md says what each measures.
 bench: install
 	mkdir -p benchmarks/results
 	$(BIN)/python benchmarks/step_rate.py --json benchmarks/results/step_rate.json
@@ -31,6 +31,8 @@ bench: install
 	for data in cifar10 cifar100; do for run in "study 5" "final 3" "long 3"; do set -- $$run; \
 	  $(BIN)/python benchmarks/time_to_accuracy.py $$1 --seeds $$2 --dataset $$data \
 	    --json benchmarks/results/time_$$1_$$data.json || exit 1; done; done
+	$(BIN)/python benchmarks/time_to_accuracy.py resnet18 --seeds 2 --change '{"width": 0.25, "epochs": 16}' \
+	  --json benchmarks/results/time_resnet18_cifar10.json
 	$(BIN)/python -m cifar_helpers report
 
 lint: install

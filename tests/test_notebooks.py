@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"minutes", "nbval-ignore-output", "parameters"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
 # Not published since notebooks name the weights they speak of.
-OLDER = {"06", "07"}
+OLDER = {"07"}
 TRAINS = {"fit", "train_epoch", "sweep"}
 STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math"}
 PACKAGES = STANDARD | {

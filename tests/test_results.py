@@ -1,6 +1,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from cifar_helpers._storage import append_line, read_lines
@@ -26,6 +27,14 @@ def test_the_figure_of_the_readme_shows_the_runs_of_its_table():
     assert len(named) == len(CHAIN) * len(SOURCES)
     assert named == re.findall(r"[\w-]+: weights [0-9a-f]{12}", caption), "python -m cifar_helpers report"
     assert "figures/README_ladder.png" in readme
+
+
+def test_what_the_readme_says_of_its_first_figure_stands_in_notebook_06():
+    sentence = (ROOT / "README.md").read_text(encoding="utf-8").partition("figures/06_gap.png")[2].partition("##")[0]
+    cells = nbformat.read(ROOT / "notebooks" / "06_augmentation.ipynb", as_version=4).cells
+    printed = "".join(o.get("text", "") for cell in cells if cell.cell_type == "code" for o in cell.outputs)
+    gains = re.findall(r"from 8 to 32 epochs \+(\d\.\d) points", printed)
+    assert re.findall(r"gains (\d\.\d) points", sentence) == gains
 
 
 def test_missing_benchmarks_are_named(tmp_path):
