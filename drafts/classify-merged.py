@@ -1,0 +1,75 @@
+"""A trained network with all that belongs to it, from one file: top classes for your own pictures.
+
+classifier = load_model("build/my_run.safetensors")
+for name, probability in classifier.predict("my_dog.jpg"):
+    print(f"{probability:6.1%} {name}")
+"""
+
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cifar_helpers._arguments import require
+from cifar_helpers.data.folders import readable_endings
+from cifar_helpers.data.pictures import Picture, to_square
+from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.transfer import load_network
+
+__all__ = ["Classifier", "find_pictures", "load_model"]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in evaluation mode, the normalisation it was trained with and the names of its classes."""
+
+    model: nn.Module
+    normaliser: Normaliser
+    class_names: tuple[str, ...]
+    image_size: int
+
+    def predict(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
+        """Return the k likeliest classes of one picture of any size with their probabilities, likeliest first.
+
+        The picture is turned upright, its centre square is cut out and scaled to what the network knows.
+
+        Args:
+            picture: a path, the bytes of a file, a PIL image, a uint8 array or a uint8 tensor, as in `data.to_square`.
+            k: 1 or more; more than there are classes gives all of them.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no picture, several, or of a kind that is refused, or `k` is below 1.
+        """
+        require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number, 1 or more")
+        images = to_square(picture, self.image_size)[None]
+        with torch.inference_mode():
+            probabilities = self.model(self.normaliser(images)).float().softmax(1)[0]
+        top = probabilities.topk(min(k, len(self.class_names)))
+        return [(self.class_names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+
+
+def load_model(path: str | Path) -> Classifier:
+    """Return the best network of a finished or unfinished run from its checkpoint, on the CPU.
+
+    Its pictures have the size that the network knows: of a fine-tuned one that to which it scales every image.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds a model that neither `models.make_model` nor
+            `transfer.make_transfer_model` made.
+    """
+    return Classifier(*load_network(path))
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """Return the pictures in a folder by name, as their endings say; what is hidden and sub-folders are left alone.
+
+    Raises:
+        ValueError: there is no such folder, or no picture in it.
+    """
+    endings = readable_endings()
+    found = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in endings)
+    require(bool(found), "folder", str(folder), "one with pictures in it, such as photo.jpg")
+    return found
