@@ -1,3 +1,8 @@
+import errno
+import multiprocessing
+import os
+import time
+
 import pytest
 import torch
 from small import TINY, random_split, small_batches, tiny_net
@@ -33,6 +38,47 @@ def test_a_key_is_evaluated_once(tmp_path):
     assert with_log_entry(path, {"run": "b"}, count) == {"correct": 7}
     assert len(calls) == 2
     assert [row["run"] for row in read_lines(path)] == ["a", "b"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_two_processes_score_the_test_set_once(tmp_path):
+    """The second waits for the first, and takes its entry; it used to look before there was one."""
+    path, scored, fork = tmp_path / "test_access.jsonl", tmp_path / "scored", multiprocessing.get_context("fork")
+    together = fork.Barrier(2)
+
+    def score() -> dict:
+        with scored.open("a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        return {"correct": os.getpid()}
+
+    def ask(found) -> None:
+        together.wait(10)
+        found.put(with_log_entry(path, {"run": "a"}, score)["correct"])
+
+    found = fork.Queue()
+    processes = [fork.Process(target=ask, args=(found,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    results = [found.get(timeout=10) for _ in processes]
+    for process in processes:
+        process.join()
+    assert scored.read_text() == "x"
+    assert [row["result"]["correct"] for row in read_lines(path)] == results[:1] == results[1:]
+
+
+def test_without_an_entry_there_is_no_result(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path, original = tmp_path / "test_access.jsonl", os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match=r"No space left.*test_access\.jsonl"):
+            with_log_entry(path, {"run": "a"}, lambda: {"correct": 7})
+    assert os.write is original
+    assert read_lines(path) == []
+    assert with_log_entry(path, {"run": "a"}, lambda: {"correct": 7}) == {"correct": 7}
 
 
 def test_a_look_at_the_test_split_leaves_one_entry_per_reason(here):

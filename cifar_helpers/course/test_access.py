@@ -10,7 +10,7 @@ from torch import nn
 
 from cifar_helpers import metrics
 from cifar_helpers._hashing import hash_weights
-from cifar_helpers._storage import append_line, read_lines
+from cifar_helpers._storage import find_or_append, read_lines
 from cifar_helpers.course.workspace import Workspace
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.datasets import Dataset, Split
@@ -74,12 +74,18 @@ def final_test(
 def with_log_entry(path: Path, key: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the result stored under `key`, or evaluate once and append an entry with the result.
 
-    Where an entry agrees with every value of the key, nothing is evaluated.
+    Where an entry agrees with every value of the key, nothing is evaluated. Of several processes that ask at once, one
+    evaluates and the others wait for its entry.
+
+    Raises:
+        OSError: the entry cannot be written; then no result is returned.
     """
-    for entry in read_lines(path):
-        if all(entry.get(k) == v for k, v in key.items()):
-            return entry["result"]
-    result = evaluate()
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    append_line(path, {**key, "result": result, "date": date})
-    return result
+
+    def find(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+        return next((entry for entry in entries if all(entry.get(k) == v for k, v in key.items())), None)
+
+    def make() -> dict[str, Any]:
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return {**key, "result": evaluate(), "date": date}
+
+    return find_or_append(path, find, make)["result"]

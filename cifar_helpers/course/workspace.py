@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cifar_helpers._storage import CheckpointError, append_line, load_tensors, read_lines, save_tensors
+from cifar_helpers._storage import CheckpointError, find_or_append, load_tensors, read_lines, save_tensors
 from cifar_helpers.course._ownership import claim_folder, is_project, read_figure_facts, require_own_file, write_own
 from cifar_helpers.course.profiles import profile_rank
 from cifar_helpers.runtime import is_main_process
@@ -123,12 +123,15 @@ class Workspace:
     def log_run(self, record: RunRecord, dataset: str) -> dict[str, Any]:
         """Append the run to the run log, unless its newest row there says the same; return what stands there."""
         row = _run_row(self, record, dataset)
-        old = newest_rows(read_lines(self.run_log)).get(_run_key(row))
-        if old is not None and all(old[key] == row[key] for key in ("checkpoint_sha256", "val_loss")):
-            return old
-        if is_main_process():
-            append_line(self.run_log, row)
-        return row
+
+        def find(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+            old = newest_rows(rows).get(_run_key(row))
+            same = old is not None and all(old[key] == row[key] for key in ("checkpoint_sha256", "val_loss"))
+            return old if same else None
+
+        if not is_main_process():
+            return find(read_lines(self.run_log)) or row
+        return find_or_append(self.run_log, find, lambda: row)
 
 
 def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:

@@ -5,6 +5,7 @@ the state dict of its best epoch and nothing else: `model.load_state_dict(safete
 """
 
 import ast
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from cifar_helpers._hashing import hash_json
-from cifar_helpers._storage import CheckpointError, load_tensors, read_sha256, save_tensors
+from cifar_helpers._storage import CheckpointError, load_tensors, name_kind, read_sha256, save_tensors
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.training.records import EpochRecord
 
@@ -26,6 +27,7 @@ __all__ = [
     "load_checkpoint",
     "load_optimizer_state",
     "optimizer_state",
+    "previous_path",
     "save_checkpoint",
 ]
 
@@ -64,6 +66,8 @@ class Checkpoint:
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
     """Write a checkpoint, whole or not at all, and return its SHA-256; a finished one without `state` and `settings`.
 
+    The file that was there stays beside it, as `previous_path` names it.
+
     Raises:
         CheckpointError: a setting cannot be kept, such as a function inside a scheduler.
     """
@@ -80,16 +84,42 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
         about["settings"] = _to_json(checkpoint.settings)
         for group, members in checkpoint.state.items():
             tensors |= {f"{_RESUME}{group}/{name}": tensor for name, tensor in members.items()}
-    return save_tensors(Path(path), tensors, about)
+    return save_tensors(Path(path), tensors, about, before=previous_path(path))
+
+
+def previous_path(path: str | Path) -> Path:
+    """Return where the checkpoint before the one at `path` is kept."""
+    return Path(path).with_name(f"{Path(path).name}.previous")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Return what a checkpoint holds, after its SHA-256 was found right.
 
+    If it is damaged, what the one before it holds is returned, and that is said.
+
     Raises:
-        CheckpointError: the file is missing, damaged or no checkpoint of a run.
+        CheckpointError: the file is missing, no checkpoint of a run, or damaged as the one before it is; or the path is
+            that of a link, a pipe or a device, which is not read.
     """
-    tensors, about = load_tensors(Path(path))
+    path = Path(path)
+    if name_kind(path, follow=False) == "a link":  # the next save would have to replace it
+        raise CheckpointError(f"{path} is a link: pass the path that it leads to, {path.resolve()}.")
+    try:
+        return _load(path)
+    except CheckpointError:
+        previous = previous_path(path)
+        if not path.is_file() or not previous.is_file():
+            raise
+        with contextlib.suppress(CheckpointError):
+            found = _load(previous)
+            epochs = len(found.history)
+            print(f"{path} is damaged; the one before it, {previous.name} after epoch {epochs}, is used", flush=True)
+            return found
+        raise
+
+
+def _load(path: Path) -> Checkpoint:
+    tensors, about = load_tensors(path)
     if "identity" not in about:
         raise CheckpointError(f"{path} holds tensors and no run; expected a file that fit(…, checkpoint=…) wrote.")
     if any(name.startswith("best/") for name in tensors):
@@ -109,7 +139,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         finished=about["finished"],
         state=state,
         settings=_from_json(about.get("settings", {})),
-        sha256=read_sha256(Path(path)),
+        sha256=read_sha256(path),
     )
 
 
