@@ -6,7 +6,6 @@ torchvision's ResNet-18 with ImageNet weights.
 
 import copy
 import hashlib
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors
-from cifar_helpers._storage import CheckpointError, load_tensors, save_tensors
+from cifar_helpers._storage import CheckpointError, load_tensors, read_file, save_tensors
 from cifar_helpers.classify import load_model
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.datasets import Split
@@ -192,7 +191,7 @@ def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backb
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path} is not there; expected the weights of a ResNet-18 as torchvision saves them.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = hashlib.sha256(read_file(path)).hexdigest()
     if not found.startswith(sha256.lower()):
         raise CheckpointError(
             f"{path} has SHA-256 {found[:12]}…, expected {sha256[:12]}…. Delete it and fetch it again."
@@ -200,8 +199,8 @@ def load_backbone(path: str | Path, sha256: str, image_size: int = 224) -> Backb
     network = resnet18()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        first = " ".join(str(error).split())[:200]
+    except Exception as error:  # whatever a hostile file makes torch's reader stumble over
+        first = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise CheckpointError(f"{path} does not hold the weights of torchvision's ResNet-18: {first}") from error
     *stages, head = network.children()
     facts = _IMAGENET.transforms()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 
 import cifar_helpers
 from cifar_helpers import load_model, make_model
-from cifar_helpers._storage import save_tensors
+from cifar_helpers._storage import load_tensors, save_tensors
 from cifar_helpers.training import checkpoint as module
 from cifar_helpers.training.checkpoint import (
     CheckpointError,
@@ -21,6 +22,7 @@ from cifar_helpers.training.checkpoint import (
     load_checkpoint,
     load_optimizer_state,
     optimizer_state,
+    previous_path,
 )
 from cifar_helpers.training.loop import fit
 
@@ -164,6 +166,119 @@ def test_the_same_cell_goes_on_after_an_interrupt_in_the_middle_of_an_epoch(tmp_
     assert len(load_checkpoint(path).history) == 2
     fit(net, *small_batches(), TINY, checkpoint=path)
     assert equal_weights(net, whole)
+
+
+# --- the checkpoint before ---
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def stop_after(count, path):
+    """Train `TINY` until it is interrupted, with checkpoints at `path`."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_net(), *small_batches(), TINY, checkpoint=path, callbacks=[interrupt_after(count)])
+
+
+@pytest.mark.parametrize("harm", [damage, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"x" * 99)])
+def test_a_damaged_checkpoint_costs_an_epoch_and_not_the_run(tmp_path, capsys, harm):
+    whole, net, path = tiny_net(), tiny_net(), tmp_path / "run.safetensors"
+    fit(whole, *small_batches(), TINY)
+    stop_after(3, path)
+    harm(path)
+    capsys.readouterr()
+    fit(net, *small_batches(), TINY, checkpoint=path)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{path} is damaged; the one before it, run.safetensors.previous after epoch 2, is used"
+    assert said[1].startswith("run: goes on from run.safetensors after epoch 2")
+    assert equal_weights(net, whole)
+    assert load_checkpoint(path).finished
+
+
+def test_a_damaged_finished_checkpoint_trains_its_last_epoch_again(finished, capsys):
+    path, record, net = finished
+    sha256 = record.checkpoint_sha256
+    damage(path)
+    again = tiny_net()
+    same = fit(again, *small_batches(), dataclasses.replace(TINY, epochs=2), checkpoint=path)
+    assert equal_weights(again, net)
+    assert (same.run_hash, same.val_loss) == (record.run_hash, record.val_loss)
+    assert load_checkpoint(path).sha256 == same.checkpoint_sha256 != sha256  # seconds differ
+    assert "is damaged" in capsys.readouterr().out
+
+
+def test_a_finished_network_is_had_from_the_checkpoint_before(tmp_path, capsys):
+    model, path = make_model("cnn", 4, width=0.1, image_size=8), tmp_path / "run.safetensors"
+    fit(model, *small_batches(), dataclasses.replace(TINY, epochs=2), checkpoint=path)
+    damage(path)
+    found = load_checkpoint(path)
+    assert found.sha256 == load_checkpoint(previous_path(path)).sha256
+    assert len(found.history) == 1
+    assert load_model(path).class_names == small_batches()[0].class_names
+    assert capsys.readouterr().out.count("is damaged; the one before it") == 2
+
+
+def test_if_both_are_damaged_it_is_said_what_to_do(finished):
+    path = finished[0]
+    for file in (path, previous_path(path)):
+        damage(file)
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is damaged.*train again"):
+        load_checkpoint(path)
+
+
+def test_a_removed_checkpoint_begins_anew_and_the_one_before_goes_with_it(tmp_path):
+    path = tmp_path / "run.safetensors"
+    stop_after(3, path)
+    path.unlink()
+    stop_after(1, path)
+    assert len(load_checkpoint(path).history) == 1
+    assert not previous_path(path).exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": 1, "history": [{}]},
+        {"history": [{"epoch": 1}]},
+        {"history": 3},
+        {"class_names": None},
+        {"normaliser": {"mean": 1}},
+        {"normaliser": "x"},
+        {"settings": {"__items__": [1]}},
+        {"finished": ...},
+    ],
+)
+def test_a_whole_file_that_describes_no_run_is_refused(finished, tmp_path, change):
+    tensors, about = load_tensors(finished[0])
+    about = {key: value for key, value in (about | change).items() if value is not ...}
+    save_tensors(tmp_path / "other.safetensors", tensors, about)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors does not describe a run"):
+        load_checkpoint(tmp_path / "other.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices are POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_no_file_is_refused_before_it_is_read_and_before_the_first_step(tmp_path, kind):
+    path, real = tmp_path / "run.safetensors", tmp_path / "real.safetensors"
+    stop_after(1, real)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else real)
+    steps, net = [], tiny_net()
+    net.register_forward_pre_hook(lambda module, inputs: steps.append(module.training))
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is a (pipe|link)"):
+        fit(net, *small_batches(), TINY, checkpoint=path)
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is a (pipe|link)"):
+        load_model(path)
+    assert not any(steps)
+    assert path.is_fifo() or path.is_symlink()
+
+
+# --- what was there before, again ---
 
 
 def test_the_same_cell_after_a_finished_run_loads_it(finished, capsys):

@@ -1,6 +1,9 @@
 import dataclasses
 import hashlib
+import io
+import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -223,6 +226,77 @@ def test_a_file_of_other_tensors_or_none_is_refused(tmp_path):
         load_backbone(tmp_path / "none.pth", "0" * 64)
     with pytest.raises(ValueError, match="at least 8"):
         load_backbone(path, "")
+
+
+def zipped(data: bytes, name: str = "archive/data.pkl") -> bytes:
+    """Return an archive as torch writes it, with a pickle of your own."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr(name, data)
+        archive.writestr("archive/version", "3")
+        archive.writestr("archive/byteorder", "little")
+    return content.getvalue()
+
+
+def saved(value: object) -> bytes:
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
+
+
+WHOLE = saved({"fc.weight": torch.zeros(2, 2)})
+HOSTILE = {
+    "empty": b"",
+    "one byte": b"\x80",
+    "zeros": bytes(1000),
+    "a page": b"<html>moved</html>",
+    "text": "ünïcode".encode("utf-16"),
+    "half": WHOLE[: len(WHOLE) // 2],
+    "no end": WHOLE[:-30],
+    "no head": WHOLE[30:],
+    "end of an archive": b"PK\x05\x06" + bytes(18),
+    "head of an archive": b"PK\x03\x04" + bytes(40),
+    "no pickle in it": zipped(b"", "archive/other"),
+    "empty pickle": zipped(b""),
+    "a protocol alone": zipped(b"\x80\x02"),
+    "stop alone": zipped(b"\x80\x02."),
+    "pop of nothing": zipped(b"\x80\x020."),
+    "memo of nothing": zipped(b"\x80\x02h\x05."),
+    "a tuple of nothing": zipped(b"\x80\x02\x86."),
+    "an unknown opcode": zipped(b"\x80\x02\xff."),
+    "broken text": zipped(b"\x80\x02X\x02\x00\x00\x00\xff\xfe."),
+    "a text beyond the end": zipped(b"\x80\x02X\xff\xff\xff\x7f."),
+    "a function": zipped(b"\x80\x02cos\nsystem\n(X\x04\x00\x00\x00truetR."),
+    "a storage that is missing": zipped(
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x009X\x03\x00\x00\x00cpuK\x04tQ."
+    ),
+    "no storage": zipped(b"\x80\x02K\x01Q."),
+    "an old format": b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.",
+    "a number": saved(1),
+    "a list": saved([torch.zeros(2)]),
+    "None": saved(None),
+    "keys that are numbers": saved({1: torch.zeros(2)}),
+    "values that are none": saved({"fc.weight": None, "conv1.weight": "x"}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # torch's, about what it sees
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_file_with_the_right_hash_gives_one_error(tmp_path, content):
+    path = tmp_path / "hostile.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"hostile\.pth does not hold the weights") as error:
+        load_backbone(path, hashlib.sha256(content).hexdigest())
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder"):
+        load_backbone(tmp_path, "0" * 64)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(CheckpointError, match="pipe is a pipe"):
+            load_backbone(tmp_path / "pipe", "0" * 64)
 
 
 def test_weights_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch):

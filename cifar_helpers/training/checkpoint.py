@@ -120,8 +120,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 def _load(path: Path) -> Checkpoint:
     tensors, about = load_tensors(path)
-    if "identity" not in about:
+    if not isinstance(about, dict) or "identity" not in about:
         raise CheckpointError(f"{path} holds tensors and no run; expected a file that fit(…, checkpoint=…) wrote.")
+    try:
+        return _assemble(tensors, about, read_sha256(path))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not describe a run as this version knows it ({error!r}).") from error
+
+
+def _assemble(tensors: dict[str, torch.Tensor], about: dict, sha256: str) -> Checkpoint:
     if any(name.startswith("best/") for name in tensors):
         tensors, about = _upgrade(tensors, about)
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_RESUME)}
@@ -139,7 +146,7 @@ def _load(path: Path) -> Checkpoint:
         finished=about["finished"],
         state=state,
         settings=_from_json(about.get("settings", {})),
-        sha256=read_sha256(path),
+        sha256=sha256,
     )
 
 
