@@ -61,6 +61,7 @@ def write_whole(path: Path, content: bytes, *, before: Path | None = None) -> No
 
 
 _PARTIAL = ".cifar_helpers-partial"
+PARTIALS = f".*{_PARTIAL}"  # the names of all of them
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows
 
 
@@ -224,7 +225,7 @@ def _lock(descriptor: int | None, busy: str, wait: bool) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
-def remove_abandoned(folder: Path, pattern: str = f".*{_PARTIAL}") -> None:
+def remove_abandoned(folder: Path, pattern: str = PARTIALS) -> None:
     """Remove files and folders of this program that match, and whose lock no living process holds."""
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # another process was quicker

@@ -1,14 +1,20 @@
 """The command line, in a folder with notebooks: what it prints, returns and replaces."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
 from notebook_files import write_notebook
 
-from cifar_helpers.course import commands
+from cifar_helpers.course import commands, execution
 from cifar_helpers.course.commands import main
+from cifar_helpers.course.notebooks import Progress, find_notebooks, hold_output
 
 
 @pytest.fixture
@@ -16,6 +22,7 @@ def project(tmp_path, monkeypatch):
     """Return a folder with a notebook, in which the commands run without data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "prepare", lambda *_: {"CIFAR_PROFILE": "quick"})
+    monkeypatch.setattr(execution, "expected_seconds", lambda *_: {})  # seconds, to learn that none of these says
     (tmp_path / "notebooks").mkdir()
     write_notebook(tmp_path / "notebooks" / "01_good.ipynb", "print('fine')")
     return tmp_path
@@ -95,6 +102,135 @@ def test_what_the_caller_must_mend_is_said_with_status_2(project, capsys, argume
     assert words in printed
     assert printed.count("\n") == 1
     assert not (project / "build").exists()
+
+
+# --- stopped, and started again ---
+
+# A notebook whose first cell counts how often it was executed, and whose second waits to be stopped, but once.
+COUNT = "open({counts!r}, 'a').write({name!r} + chr(10))\nprint('first words')"
+TRAIN = """
+from pathlib import Path
+from numpy import zeros
+from safetensors.numpy import save_file  # as `save_tensors` writes it, and imported in no time
+path = Path("../build/checkpoints/02_waits//quick/run.safetensors")
+print("found" if path.exists() else "not found", flush=True)
+path.parent.mkdir(parents=True, exist_ok=True)
+save_file({"w": zeros(1)}, path, {"about": "{}", "sha256": "0"})
+"""
+WAIT = """
+import time
+from pathlib import Path
+if not Path({ready!r}).exists():
+    Path({ready!r}).touch()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def waiting(project):
+    """Return such a project: the first and the last notebook count, the second also trains and waits to be stopped."""
+    (project / "notebooks" / "01_good.ipynb").unlink()
+    counts, ready = str(project / "counts"), str(project / "ready")
+    for name, more in (("01_first", ()), ("02_waits", (TRAIN, WAIT.format(ready=ready))), ("03_last", ())):
+        write_notebook(project / "notebooks" / f"{name}.ipynb", COUNT.format(counts=counts, name=name), *more)
+    return project
+
+
+def executions(project) -> str:
+    """Return which notebooks were executed, by their numbers."""
+    return "".join(line[1] for line in (project / "counts").read_text().split())
+
+
+def copy_of(project, name: str):
+    return nbformat.read(project / "build" / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def interrupt_when(ready: Path) -> threading.Thread:
+    """Send this process what Ctrl-C sends, once a file is there."""
+
+    def watch() -> None:
+        while not ready.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(waiting, capfd):
+    thread = interrupt_when(waiting / "ready")
+    assert main(["run"]) == 130
+    thread.join()
+    said = capfd.readouterr()
+    assert said.err.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert "Traceback" not in said.out + said.err
+    assert "  cell 3: interrupted" in said.out.splitlines()
+    page = (waiting / "build" / "report.html").read_text(encoding="utf-8")
+    assert "01_first" in page
+    assert "cell 3: interrupted" in page
+    assert copy_of(waiting, "02_waits").cells[0].outputs[0].text == "first words\n"
+    assert executions(waiting) == "12"
+
+    assert main(["run"]) == 0
+    assert executions(waiting) == "1223"
+    assert "01_first  done before" in capfd.readouterr().out
+    assert copy_of(waiting, "02_waits").cells[1].outputs[0].text == "found\n"  # its checkpoint was kept
+    page = (waiting / "build" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("01_first", "02_waits", "03_last"))
+    assert main(["run", "--only", "03"]) == 0  # that is another run, and the whole one is over
+    assert executions(waiting) == "12233"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_killed_run_goes_on_from_the_last_whole_notebook(waiting):
+    program = (
+        "from cifar_helpers.course import commands, execution; execution.expected_seconds = lambda *_: {}; "
+        "commands.prepare = lambda *_: {'CIFAR_PROFILE': 'quick'}; commands.main(['run'])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (waiting / "ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert executions(waiting) == "12"
+    write_notebook(waiting / "notebooks" / "03_last.ipynb", "1")
+    assert not Progress(waiting / "build", find_notebooks(waiting / "notebooks"), {}), "other cells are another run"
+    write_notebook(
+        waiting / "notebooks" / "03_last.ipynb", COUNT.format(counts=str(waiting / "counts"), name="03_last")
+    )
+    assert main(["run"]) == 0
+    assert executions(waiting) == "1223"
+    assert copy_of(waiting, "02_waits").cells[1].outputs[0].text == "found\n"
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(project, capsys):
+    (project / "build" / "figures").mkdir(parents=True)
+    with hold_output(project / "build"):
+        before = sorted(project.rglob("*"))
+        for command in (["run"], ["run", "--only", "01"], ["publish", "--profile", "quick"]):
+            assert main(command) == 2
+            assert capsys.readouterr().err.startswith("another run writes to")
+        assert sorted(project.rglob("*")) == before
+    assert main(["run", "--out", "other"]) == 0
+
+
+def test_a_copy_that_is_gone_or_edited_is_not_taken_for_done(project):
+    path = project / "notebooks" / "01_good.ipynb"
+    progress = Progress(project / "build", [path], {})
+    copy = project / "build" / "notebooks" / path.name
+    execution.execute(path, copy, {})
+    progress.note("done", "01_good", seconds=1.0, peak_bytes=1)
+    assert progress.result(path).error is None
+    notebook = nbformat.read(copy, as_version=4)
+    notebook.cells[0].source = "print('mine')"
+    nbformat.write(notebook, copy)
+    assert progress.result(path) is None
+    copy.unlink()
+    assert progress.result(path) is None
 
 
 def test_an_unknown_profile_is_said_with_status_2(tmp_path, monkeypatch, capsys):

@@ -1,9 +1,13 @@
+import json
+import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from cifar_helpers._storage import append_line
+from cifar_helpers.course._ownership import FIGURE_FACTS
 from cifar_helpers.course.notebooks import NotebookResult
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.workspace import open_workspace
@@ -12,6 +16,21 @@ RESULTS = [
     NotebookResult("01_good", 3.2, 2**30, Path("01_good.ipynb"), None, b""),
     NotebookResult("02_bad", 1.0, 2**30, Path("02_bad.ipynb"), "cell 2: KeyError: 'no <class>'", b""),
 ]
+
+ROW = {
+    "name": "cnn",
+    "notebook": "04_cnn",
+    "dataset": "cifar10",
+    "data_source": "real",
+    "profile": "quick",
+    "device": "cpu",
+    "seed": 0,
+    "epochs": 2,
+    "seconds": 1.5,
+    "train_accuracy": 0.5,
+    "val_accuracy": 0.4,
+    "run_hash": "0123456789ab",
+}
 
 
 @pytest.fixture
@@ -47,6 +66,47 @@ def test_a_picture_of_yours_is_not_in_the_report(out):
     save_line("real")
     Image.new("RGB", (4, 4)).save(out / "figures" / "01_thesis.png")
     assert "01_thesis" not in write_report(out, RESULTS).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        dict.fromkeys(FIGURE_FACTS, 1),
+        dict.fromkeys(FIGURE_FACTS),
+        {key: ["x"] for key in FIGURE_FACTS},
+        list(FIGURE_FACTS),
+        {"title": "x"},
+    ],
+    ids=str,
+)
+def test_a_foreign_picture_or_a_broken_link_does_not_stop_the_report(out, facts):
+    save_line("real")
+    described = PngImagePlugin.PngInfo()
+    described.add_text("Description", json.dumps(facts))
+    Image.new("RGB", (4, 4)).save(out / "figures" / "01_foreign.png", pnginfo=described)
+    (out / "figures" / "01_text.png").write_text("mine")
+    if os.name == "posix":
+        (out / "figures" / "01_link.png").symlink_to("nowhere")
+        os.mkfifo(out / "figures" / "01_pipe.png")
+    page = write_report(out, RESULTS).read_text(encoding="utf-8")
+    assert page.count("<figure") == 1
+    assert "01_line" in page
+
+
+def test_rows_of_other_programs_are_counted_and_ours_are_shown(out):
+    log = out / "figures" / "runs.jsonl"
+    append_line(log, ROW)
+    for change in (*({key: value} for key in ROW for value in (None, [], {"a": 1})), {"seconds": "fast"}, {"name": 3}):
+        append_line(log, ROW | change)
+    for key in ROW:
+        append_line(log, {k: v for k, v in ROW.items() if k != key})
+    append_line(log, ROW | {"name": "<script>alert(1)</script>", "device": "'\"><img src=x>"})
+    page = write_report(out, RESULTS).read_text(encoding="utf-8")
+    assert "&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "<td>cnn</td>" in page
+    assert "lines of runs.jsonl are no runs as cifar_helpers logs them" in page
 
 
 def test_a_report_is_written_over_an_older_one_and_over_no_other_page(out):

@@ -169,6 +169,30 @@ def test_a_figure_never_overwrites_a_file_of_yours(workspace, figure, kind):
     assert not figure.texts  # nor was the figure touched
 
 
+LEADING_OUT = ("../x", "a/../../x", "/tmp/x", "..", "", ".", "a\\..\\..\\x", "C:\\x", "a\0b", "\\x")
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
+def test_no_name_leads_out_of_its_folder(workspace, figure, tmp_path, name):
+    here = workspace()
+    record = dataclasses.replace(RECORD, name=name)
+    before = sorted(tmp_path.parent.rglob("*"))
+    for write in (
+        lambda: here.checkpoint(name),
+        lambda: here.save_figure(figure, name, ""),
+        lambda: here.save_logits(record, torch.ones(2, 2), {"weights": "w"}),
+        lambda: here.save_ranks(record, torch.ones(2), {"weights": "w"}),
+    ):
+        with pytest.raises(ValueError, match="is not allowed: the name of a file inside its folder"):
+            write()
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["cnn", "sweep/cnn", "lr 0.1, seed 3", "grün: ×", "a..b", ".hidden"])
+def test_other_names_are_kept(workspace, name):
+    assert workspace().checkpoint(name).is_relative_to(workspace().checkpoints / "04_cnn" / "real" / "quick")
+
+
 # --- logits and ranks ---
 
 

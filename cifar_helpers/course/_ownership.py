@@ -5,14 +5,15 @@ Nothing else is ever removed or overwritten.
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
+from cifar_helpers._arguments import require
 from cifar_helpers._hashing import hash_json
-from cifar_helpers._storage import read_lines, write_whole
+from cifar_helpers._storage import name_kind, read_lines, write_whole
 
 MARKER = ".made-by-cifar_helpers"
 _NOTE = "cifar_helpers made this folder. A command of it removes and overwrites its own files here, and no others.\n"
@@ -25,6 +26,7 @@ FIGURE_FACTS = frozenset({"title", "caption", "notebook", "profile", "device", "
 _LOG_FACTS = {
     "runs.jsonl": {"notebook", "name", "dataset", "data_source", "profile", "run_hash", "date"},
     "test_access.jsonl": {"kind", "purpose", "result", "date"},
+    "progress.jsonl": {"run", "notebook", "state"},
 }
 
 
@@ -60,6 +62,13 @@ def claim_folder(folder: Path) -> None:
 
 
 # --- files ---
+
+
+def require_name(name: str) -> None:
+    """Raise a ValueError if a file of this name would lie elsewhere than in its folder or below it."""
+    path = PureWindowsPath(name) if isinstance(name, str) else PureWindowsPath()  # knows both kinds of slashes
+    inside = bool(path.parts) and not path.anchor and ".." not in path.parts and "\0" not in name
+    require(inside, "name", name, "the name of a file inside its folder, such as 'cnn' or 'sweep/cnn'")
 
 
 def is_own_file(path: Path) -> bool:
@@ -101,12 +110,15 @@ def remove_own_files(folder: Path, patterns: Iterable[str]) -> None:
 
 def read_figure_facts(path: Path) -> dict[str, str]:
     """Return what `Workspace.save_figure` wrote into a PNG; {} for any other file, or none."""
+    if name_kind(path):
+        return {}
     try:
         with Image.open(path) as image:
             facts = json.loads(image.info.get("Description", "{}"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # a broken PNG raises any of these
+    except Exception:  # a broken picture raises any of a dozen
         return {}
-    return facts if isinstance(facts, dict) and facts.keys() >= FIGURE_FACTS else {}
+    known = isinstance(facts, dict) and facts.keys() >= FIGURE_FACTS
+    return facts if known and all(isinstance(value, str) for value in facts.values()) else {}
 
 
 def digest_cells(cells: Iterable[dict[str, Any]]) -> str:
@@ -119,10 +131,13 @@ def _is_figure(path: Path) -> bool:
 
 
 def _is_log(path: Path) -> bool:
-    """Return whether a file is the run log or the test-access log."""
+    """Return whether a file is the run log, the test-access log or the log of what was executed."""
+    if path.name not in _LOG_FACTS:
+        return False
     try:
-        return path.name in _LOG_FACTS and all(row.keys() >= _LOG_FACTS[path.name] for row in read_lines(path))
-    except (OSError, ValueError, AttributeError):
+        rows = read_lines(path)
+        return all(row.keys() >= _LOG_FACTS[path.name] for row in rows) and bool(rows or not path.stat().st_size)
+    except (OSError, ValueError):
         return False
 
 
@@ -155,5 +170,6 @@ _RECOGNISERS: dict[str, Callable[[Path], bool]] = {
     ".ipynb": _is_executed_copy,
     ".jsonl": _is_log,
     ".png": _is_figure,
+    ".previous": _is_tensors,
     ".safetensors": _is_tensors,
 }

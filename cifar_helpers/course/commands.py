@@ -14,9 +14,11 @@ from cifar_helpers.course._ownership import is_project, require_own_folder
 from cifar_helpers.course.minutes import expect, recipe_work
 from cifar_helpers.course.notebooks import (
     NotebookResult,
+    Progress,
     check_output,
     clear_output,
     find_notebooks,
+    hold_output,
     published_profile,
 )
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
@@ -42,13 +44,23 @@ __all__ = ["main", "prepare"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 if a notebook failed, 2 for what the caller must mend."""
+    """Run one command and return its exit status.
+
+    0: done; 1: a notebook failed; 2: the caller must mend something, which is said; 130: Ctrl-C.
+    """
     args = _make_parser().parse_args(arguments)
     try:
         return args.command(args)
+    except KeyboardInterrupt:
+        return _say_interrupted()
     except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _say_interrupted() -> int:
+    print("interrupted; the same command goes on from here", file=sys.stderr)
+    return 130
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -107,10 +119,13 @@ def _run_command(args: argparse.Namespace) -> int:
     _execution()
     check_output(args.out, paths)
     environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
-    if args.only is None:
-        clear_output(args.out)
-    results = _execution().run_notebooks(paths, args.out, environment)
-    print(write_report(args.out, results).resolve())
+    with hold_output(args.out):
+        if args.only is None and not Progress(args.out, paths, environment):
+            clear_output(args.out)
+        results = _execution().run_notebooks(paths, args.out, environment)
+        print(write_report(args.out, results).resolve())
+    if any(result.interrupted for result in results):
+        return _say_interrupted()
     return int(any(result.error for result in results))
 
 
@@ -127,8 +142,11 @@ def _publish_command(args: argparse.Namespace) -> int:
     if not is_project(root):
         require_own_folder(root / "figures")
     environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
-    results = _execution().run_notebooks(paths, root / "build", environment)
-    replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
+    with hold_output(root / "build"):
+        results = _execution().run_notebooks(paths, root / "build", environment, keep_begun=False)
+        if results[-1].interrupted:
+            return _say_interrupted()
+        replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
     for path in replaced:
         for unsupported in unsupported_numbers(json.loads(path.read_text(encoding="utf-8"))):
             print(f"{path.stem}, {unsupported}")

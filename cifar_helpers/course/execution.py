@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from cifar_helpers._arguments import require
 from cifar_helpers._storage import write_whole
 from cifar_helpers.course._ownership import EXECUTED, claim_folder, digest_cells, write_own
 from cifar_helpers.course.minutes import describe_seconds
-from cifar_helpers.course.notebooks import FOLDERS, NotebookResult, check_output, remove_traces
+from cifar_helpers.course.notebooks import FOLDERS, NotebookResult, Progress, check_output, remove_traces
 
 __all__ = ["execute", "expected_seconds", "merge_streams", "replace_source", "run_notebooks"]
 
@@ -104,7 +105,10 @@ def expected_seconds(paths: Sequence[Path], environment: Mapping[str, str]) -> d
     The cell tagged "minutes" and those before it, imports and parameters, are executed in a process of their own: the
     variable `expected` is then what `course.expect` returned. A cell with a command for IPython is left out.
     """
-    program = "import sys; from cifar_helpers.course.execution import _print_expected; _print_expected(sys.argv[1:])"
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # Ctrl-C ends it without a traceback
+        "from cifar_helpers.course.execution import _print_expected; _print_expected(sys.argv[1:])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, paths)],
         env={**os.environ, **environment},
@@ -167,21 +171,65 @@ def execute(
     )
     sampler = threading.Thread(target=watch.follow, args=(client,), daemon=True)
     sampler.start()
-    error = None
+    error, interrupted = None, False
     try:
-        client.execute(env={**os.environ, **environment})
+        interrupted = _execute(client, {**os.environ, **environment})
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as failure:
         error = f"cell {watch.cell}: {_explain(failure)}"
     finally:
         watch.done = True
         sampler.join()
+    if interrupted:
+        error = f"cell {watch.cell}: interrupted"
     _normalise(notebook)
     notebook.metadata[EXECUTED] = {"cells": digest_cells(notebook.cells)}
     try:
         write_own(copy, nbformat.writes(notebook).encode())
     except ValueError as refusal:
         error = f"{error}; {refusal}" if error else str(refusal)
-    return NotebookResult(path.stem, watch.seconds, watch.peak_bytes, copy, error, source)
+    return NotebookResult(path.stem, watch.seconds, watch.peak_bytes, copy, error, source, interrupted)
+
+
+def _execute(client: NotebookClient, environment: dict[str, str]) -> bool:
+    """Execute the client's notebook, and return whether Ctrl-C ended it; its outputs up to there are kept.
+
+    In a thread of its own, because in the main thread nbclient takes Ctrl-C for itself and fails.
+    """
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            client.execute(env=environment)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(1.0)
+    except KeyboardInterrupt:
+        _stop(client, thread)
+        return True
+    if raised:
+        raise raised[0]
+    return False
+
+
+def _stop(client: NotebookClient, thread: threading.Thread, patience: float = 5.0) -> None:
+    """Interrupt the kernel, so that its cell ends and keeps its output; kill it if that is not enough."""
+    for send in (_interrupt, psutil.Process.kill):
+        with contextlib.suppress(AttributeError, psutil.Error):  # not started yet, or gone
+            send(psutil.Process(client.km.provisioner.pid))
+        with contextlib.suppress(KeyboardInterrupt):  # once more: then at once
+            thread.join(patience)
+        if not thread.is_alive():
+            return
+
+
+def _interrupt(kernel: psutil.Process) -> None:
+    if os.name == "posix":
+        kernel.send_signal(signal.SIGINT)
 
 
 def _explain(failure: Exception) -> str:
@@ -226,8 +274,16 @@ def merge_streams(cell: nbformat.NotebookNode) -> None:
         cell.outputs = merged
 
 
-def run_notebooks(paths: Sequence[Path], out: Path, environment: dict[str, str]) -> list[NotebookResult]:
-    """Execute notebooks one after the other; a failing one does not keep the others from running.
+def run_notebooks(
+    paths: Sequence[Path], out: Path, environment: dict[str, str], *, keep_begun: bool = True
+) -> list[NotebookResult]:
+    """Execute notebooks one after the other; a failing one does not keep the others from running, Ctrl-C does.
+
+    If the same run was killed or interrupted before, it goes on: what it executed whole is not executed again.
+
+    Args:
+        keep_begun: keep the checkpoints of a notebook in which it was killed; its trainings go on from there, and say
+            so in its outputs.
 
     Raises:
         ValueError: something below `out` was not written by this program; nothing was executed.
@@ -235,24 +291,45 @@ def run_notebooks(paths: Sequence[Path], out: Path, environment: dict[str, str])
     check_output(out, paths)
     for name in FOLDERS:
         claim_folder(out / name)
+    progress = Progress(out, paths, environment)
+    if progress:
+        _say("this run was stopped before, and goes on")
+    before = {path: result for path in paths if (result := progress.result(path))}
+    schedule = _make_schedule([path for path in paths if path not in before], environment)
     results = []
-    schedule = _make_schedule(paths, environment)
     for path in paths:
-        remove_traces(path.stem, out, environment)
-        result = execute(path, out / "notebooks" / path.name, environment, schedule=schedule)
-        schedule.finish(result)
-        verdict = "failed" if result.error else "done"
-        _say(f"{result.name}  {verdict} in {result.seconds:.0f} s, {result.peak_bytes / 2**30:.1f} GiB")
-        if result.error:
-            print(f"  {result.error}\n  executed copy: {result.executed}")
-        results.append(result)
+        if path in before:
+            _say(f"{path.stem}  done before, in {before[path].seconds:.0f} s")
+            results.append(before[path])
+            continue
+        remove_traces(path.stem, out, environment, checkpoints=not (keep_begun and progress.begun(path.stem)))
+        results.append(_run_notebook(path, out, environment, schedule, progress))
+        if results[-1].interrupted:
+            return results
+    progress.note("over")
     return results
+
+
+def _run_notebook(
+    path: Path, out: Path, environment: dict[str, str], schedule: _Schedule, progress: Progress
+) -> NotebookResult:
+    """Execute one notebook of a run, note that it was begun and done, and say how it went."""
+    progress.note("begun", path.stem)
+    result = execute(path, out / "notebooks" / path.name, environment, schedule=schedule)
+    schedule.finish(result)
+    if not result.error:
+        progress.note("done", path.stem, seconds=result.seconds, peak_bytes=result.peak_bytes)
+    verdict = "interrupted" if result.interrupted else "failed" if result.error else "done"
+    _say(f"{result.name}  {verdict} in {result.seconds:.0f} s, {result.peak_bytes / 2**30:.1f} GiB")
+    if result.error:
+        print(f"  {result.error}\n  executed copy: {result.executed}")
+    return result
 
 
 def _make_schedule(paths: Sequence[Path], environment: Mapping[str, str]) -> _Schedule:
     """Return what the notebooks expect, and say their sum; nothing is said if one of them does not say."""
-    expected = expected_seconds(paths, environment)
-    if len(expected) < len(paths):
+    expected = expected_seconds(paths, environment) if paths else {}
+    if len(expected) < len(paths) or not paths:
         return _Schedule({})
     print(f"notebooks: {len(expected)}, {describe_seconds(sum(expected.values()))} on this machine", flush=True)
     return _Schedule(expected)

@@ -34,9 +34,9 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     Raises:
         ValueError: there is a report.html that this program did not write.
     """
-    figures = sorted((out / "figures").glob("*.png"), key=lambda path: (path.name[:2], path.stat().st_mtime_ns))
-    facts = {figure: found for figure in figures if (found := read_figure(figure))}
-    rows = list(newest_rows(read_lines(out / "figures" / "runs.jsonl")).values())
+    found = {figure: facts for figure in (out / "figures").glob("*.png") if (facts := read_figure(figure))}
+    facts = dict(sorted(found.items(), key=lambda item: (item[0].name[:2], item[0].stat().st_mtime_ns)))
+    rows = read_lines(out / "figures" / "runs.jsonl")
     synthetic = any(fact.get("data_source") == "synthetic" for fact in facts.values())
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     parts = [
@@ -65,7 +65,7 @@ def _table(columns: list[str], rows: list[list[str]], numeric_from: int) -> str:
 
 
 def _results_table(rows: list[dict[str, Any]]) -> str:
-    """Return the runs of the run log as an HTML table, newest row of each run."""
+    """Return the runs of the run log as an HTML table, newest row of each run; what is no row of ours is counted."""
     columns = [
         "run",
         "notebook",
@@ -78,8 +78,17 @@ def _results_table(rows: list[dict[str, Any]]) -> str:
         "training (%)",
         "validation (%)",
     ]
-    cells = [
-        [
+    known = [row for row in rows if _result_cells(row)]
+    cells = [_result_cells(row) for row in newest_rows(known).values()]
+    table = _table(columns, cells, numeric_from=5) if cells else "<p>No network was trained.</p>"
+    others = len(rows) - len(known)
+    return table + f"<p>{others} lines of runs.jsonl are no runs as cifar_helpers logs them.</p>" * bool(others)
+
+
+def _result_cells(row: dict[str, Any]) -> list[str]:
+    """Return what the table says of a run; [] for a row that this program did not write."""
+    try:
+        cells = [
             row["name"],
             row["notebook"],
             f"{row['dataset']} ({row['data_source']})",
@@ -91,9 +100,10 @@ def _results_table(rows: list[dict[str, Any]]) -> str:
             f"{row['train_accuracy']:.1%}".rstrip("%"),
             f"{row['val_accuracy']:.1%}".rstrip("%"),
         ]
-        for row in rows
-    ]
-    return _table(columns, cells, numeric_from=5) if cells else "<p>No network was trained.</p>"
+    except (KeyError, TypeError, ValueError):
+        return []
+    texts = (*cells, row["dataset"], row["data_source"], row.get("run_hash"))
+    return cells if all(isinstance(text, str) for text in texts) else []
 
 
 def _times_table(results: list[NotebookResult]) -> str:

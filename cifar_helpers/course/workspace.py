@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cifar_helpers._storage import CheckpointError, find_or_append, load_tensors, read_lines, save_tensors
-from cifar_helpers.course._ownership import claim_folder, is_project, read_figure_facts, require_own_file, write_own
+from cifar_helpers.course._ownership import (
+    claim_folder,
+    is_project,
+    read_figure_facts,
+    require_name,
+    require_own_file,
+    write_own,
+)
 from cifar_helpers.course.profiles import profile_rank
 from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import RunRecord
@@ -62,7 +69,12 @@ class Workspace:
         return self.figures / "test_access.jsonl"
 
     def checkpoint(self, name: str) -> Path:
-        """Return the path of the checkpoint of the run called `name`; never among the figures, never in git."""
+        """Return the path of the checkpoint of the run called `name`; never among the figures, never in git.
+
+        Raises:
+            ValueError: the name leads out of the folder.
+        """
+        require_name(name)
         return self.checkpoints / self.notebook / self.data_source / self.profile / f"{name}.safetensors"
 
     def save_figure(self, figure: "Figure", name: str, caption: str) -> Path | None:
@@ -71,8 +83,10 @@ class Workspace:
         A figure of a higher profile is never overwritten by a lower one: then nothing is written and None returned.
 
         Raises:
-            ValueError: the figure has no title, or a file of this name was not written by this program.
+            ValueError: the figure has no title, a file of this name was not written by this program, or the name leads
+                out of the folder.
         """
+        require_name(name)
         title = _figure_title(figure)
         path = self.figures / f"{self.notebook.split('_')[0]}_{name}.png"
         require_own_file(path)
@@ -184,7 +198,12 @@ def read_figure(path: Path) -> dict[str, str]:
 
 
 def kept_path(figures: Path, run: str, part: str) -> Path:
-    """Return where a run leaves its logits on a split, "val" or "test", or its "ranks"."""
+    """Return where a run leaves its logits on a split, "val" or "test", or its "ranks".
+
+    Raises:
+        ValueError: the name of the run leads out of the folder.
+    """
+    require_name(run)
     return figures / (f"ranks/{run}.safetensors" if part == "ranks" else f"logits/{run}-{part}.safetensors")
 
 
