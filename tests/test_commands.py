@@ -218,6 +218,21 @@ def test_a_second_run_into_the_same_folder_is_refused_and_changes_nothing(projec
     assert main(["run", "--out", "other"]) == 0
 
 
+def test_what_was_executed_is_published_after_a_kill_before_it_was(project, monkeypatch):
+    """Hours of a laptop: the executed copies take the places of their notebooks without another execution."""
+    path = write_notebook(project / "notebooks" / "01_good.ipynb", f"open({str(project / 'counts')!r}, 'a').write('x')")
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "replace_source", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            main(["publish", "--profile", "quick"])
+    assert nbformat.read(path, as_version=4).cells[0].execution_count is None
+    assert main(["publish", "--profile", "quick"]) == 0
+    assert (project / "counts").read_text() == "x"
+    assert nbformat.read(path, as_version=4).cells[0].execution_count == 1
+    assert main(["publish", "--profile", "quick"]) == 0  # over: published anew
+    assert (project / "counts").read_text() == "xx"
+
+
 def test_a_copy_that_is_gone_or_edited_is_not_taken_for_done(project):
     path = project / "notebooks" / "01_good.ipynb"
     progress = Progress(project / "build", [path], {})

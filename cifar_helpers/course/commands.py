@@ -120,12 +120,14 @@ def _run_command(args: argparse.Namespace) -> int:
     check_output(args.out, paths)
     environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
     with hold_output(args.out):
-        if args.only is None and not Progress(args.out, paths, environment):
+        progress = Progress(args.out, paths, environment)
+        if args.only is None and not progress:
             clear_output(args.out)
         results = _execution().run_notebooks(paths, args.out, environment)
         print(write_report(args.out, results).resolve())
-    if any(result.interrupted for result in results):
-        return _say_interrupted()
+        if results[-1].interrupted:
+            return _say_interrupted()
+        progress.note("over")
     return int(any(result.error for result in results))
 
 
@@ -147,6 +149,7 @@ def _publish_command(args: argparse.Namespace) -> int:
         if results[-1].interrupted:
             return _say_interrupted()
         replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
+        Progress(root / "build", paths, environment).note("over")
     for path in replaced:
         for unsupported in unsupported_numbers(json.loads(path.read_text(encoding="utf-8"))):
             print(f"{path.stem}, {unsupported}")

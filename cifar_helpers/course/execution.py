@@ -279,7 +279,8 @@ def run_notebooks(
 ) -> list[NotebookResult]:
     """Execute notebooks one after the other; a failing one does not keep the others from running, Ctrl-C does.
 
-    If the same run was killed or interrupted before, it goes on: what it executed whole is not executed again.
+    If the same run was killed or interrupted before, it goes on: what it executed whole is not executed again. The
+    caller, once it has used the results, notes that the run is over.
 
     Args:
         keep_begun: keep the checkpoints of a notebook in which it was killed; its trainings go on from there, and say
@@ -305,8 +306,7 @@ def run_notebooks(
         remove_traces(path.stem, out, environment, checkpoints=not (keep_begun and progress.begun(path.stem)))
         results.append(_run_notebook(path, out, environment, schedule, progress))
         if results[-1].interrupted:
-            return results
-    progress.note("over")
+            break
     return results
 
 
