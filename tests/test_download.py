@@ -1,9 +1,12 @@
 """Fetching, against a server on the loopback address that misbehaves in every way it can."""
 
 import errno
+import gzip
 import hashlib
 import io
 import itertools
+import multiprocessing
+import os
 import socket
 import tarfile
 import threading
@@ -17,6 +20,7 @@ from torchvision import datasets
 from cifar_helpers.data import download
 from cifar_helpers.data.download import SOURCES, DataError, DownloadFailed, _fetch, ensure_files, wrong_files
 
+posix = pytest.mark.skipif(os.name != "posix", reason="kills, forks and pipes are POSIX")
 MEMBERS = {"data_batch_1": b"a" * 300_000, "batches.meta": b"names"}
 
 
@@ -62,10 +66,29 @@ class Handler(BaseHTTPRequestHandler):
         if behaviour == "busy":
             self.send_error(503)
             return
+        if behaviour == "circle":
+            self.send_response(302)
+            self.send_header("Location", self.path)
+            self.end_headers()
+            return
+        if behaviour == "slow-head":
+            self.drip(b"HTTP/1.1 200 OK\r\nX-Words: " + b"a" * 1000)
+            return
         body = {"wrong": ARCHIVE[:-1] + b"?", "html": b"<html>moved</html>"}.get(behaviour, ARCHIVE)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
+        if behaviour != "endless":
+            self.send_header("Content-Length", str(10**12 if behaviour == "huge" else len(body)))
         self.end_headers()
+        if behaviour == "drip":
+            self.drip(body)
+            return
+        if behaviour == "stall":
+            self.wfile.write(body[:200_000])
+            self.drip(body[200_000:])
+            return
+        while behaviour in ("endless", "huge") and not self.server.release.is_set():
+            self.wfile.write(body)
+            self.server.sent += len(body)
         if behaviour in ("short", "hang"):
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
@@ -74,6 +97,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(body)
 
+    def drip(self, body: bytes) -> None:
+        """Send a byte now and then, each of them in time."""
+        for i in range(len(body)):
+            self.wfile.write(body[i : i + 1])
+            if self.server.release.wait(0.05):
+                return
+
     def log_message(self, *_) -> None:
         pass
 
@@ -81,8 +111,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.release = [], threading.Event()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server.asked, server.release, server.sent = [], threading.Event(), 0
+    server.handle_error = lambda *_: None  # a client that goes away
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     server.url = lambda behaviour: f"http://127.0.0.1:{server.server_port}/{behaviour}/tiny.tar.gz"
     yield server
@@ -98,12 +129,27 @@ def is_clean(folder) -> bool:
 
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
-    [("short", ""), ("wrong", "hash"), ("html", "hash"), ("busy", "503"), ("hang", "timed out")],
+    [
+        ("short", ""),
+        ("wrong", "hash"),
+        ("html", "hash"),
+        ("busy", "503"),
+        ("hang", "timed out"),
+        ("circle", "redirects"),
+        ("drip", "timed out"),
+        ("stall", "timed out"),
+        ("slow-head", "timed out"),
+        ("huge", "1,000,000,000,000 bytes or more, and the archive has"),
+        ("endless", "bytes or more, and the archive has"),
+    ],
 )
 def test_a_bad_mirror_leaves_nothing_and_the_message_tells_what_to_do(server, tmp_path, behaviour, reason):
     source = make_source([server.url(behaviour)])
+    start = time.monotonic()
     with pytest.raises(DownloadFailed) as error:
-        _fetch(source, tmp_path, timeout=0.5)
+        _fetch(source, tmp_path, timeout=0.2)
+    assert time.monotonic() - start < 3
+    assert server.sent < 50 * len(ARCHIVE)  # what fits into the buffers of a connection
     message = str(error.value)
     assert reason in message
     for word in ("127.0.0.1", "tiny.tar.gz", md5(ARCHIVE), str(tmp_path), "data_batch_1", "batches.meta"):
@@ -111,10 +157,10 @@ def test_a_bad_mirror_leaves_nothing_and_the_message_tells_what_to_do(server, tm
     assert is_clean(tmp_path)
 
 
-@pytest.mark.parametrize("behaviour", ["short", "wrong", "html", "busy", "hang"])
+@pytest.mark.parametrize("behaviour", ["short", "wrong", "html", "busy", "hang", "drip", "huge"])
 def test_the_next_mirror_is_tried(server, tmp_path, behaviour):
     source = make_source([server.url(behaviour), server.url("good")])
-    _fetch(source, tmp_path, timeout=0.5)
+    _fetch(source, tmp_path, timeout=0.2)
     assert wrong_files(source, tmp_path) == {}
     assert {path.name for path in (tmp_path / "tiny").iterdir()} == set(MEMBERS)
 
@@ -150,6 +196,95 @@ def test_a_wrong_archive_placed_by_hand_is_an_error(tmp_path, content):
     (tmp_path / "tiny.tar.gz").write_bytes(content)
     with pytest.raises(DataError, match="not the official archive"):
         ensure_files(make_source(["http://127.0.0.1:9/tiny.tar.gz"]), tmp_path)
+
+
+def link_to(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(f"tiny/{name}")
+    info.type, info.linkname = kind, target
+    return info
+
+
+def archive_of(*infos: tarfile.TarInfo) -> bytes:
+    """Return an archive of headers alone, whatever they promise."""
+    return gzip.compress(b"".join(info.tobuf() for info in infos) + bytes(1024))
+
+
+def member_of(size: int) -> tarfile.TarInfo:
+    info = tarfile.TarInfo("tiny/data_batch_1")
+    info.size = size
+    return info
+
+
+HOSTILE = {
+    "a circle of links": archive_of(link_to("data_batch_1", "other"), link_to("other", "data_batch_1")),
+    "a link to itself": archive_of(link_to("data_batch_1", "data_batch_1")),
+    "a hard link to itself": archive_of(link_to("data_batch_1", "tiny/data_batch_1", tarfile.LNKTYPE)),
+    "a link out": archive_of(link_to("data_batch_1", "/etc/passwd")),
+    "a device": archive_of(link_to("data_batch_1", "", tarfile.CHRTYPE)),
+    "a pipe": archive_of(link_to("data_batch_1", "", tarfile.FIFOTYPE)),
+    "a folder": archive_of(link_to("data_batch_1", "", tarfile.DIRTYPE)),
+    "2 GiB": archive_of(member_of(2**31)),
+    "8 EiB": archive_of(member_of(2**63 - 1)),
+    "more than there is": archive_of(member_of(300_000)),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_is_one_error_and_nothing_is_written(tmp_path, content):
+    (tmp_path / "tiny.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"tiny\.tar\.gz (is not the official archive|holds no file data_batch_1)"):
+        ensure_files(make_source([]), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["tiny.tar.gz"]
+
+
+def test_a_damaged_archive_is_one_error_wherever_it_is_damaged(tmp_path):
+    """Among these are broken blocks of deflate, in which zlib has an error of its own."""
+    words = b"".join(md5(bytes([i])).encode() for i in range(200))
+    good = gzip.compress(gzip.decompress(make_archive(MEMBERS | {"data_batch_1": words})))
+    source = make_source([])
+    for i in range(150):
+        place = 10 + (i * 7919) % (len(good) - 10)
+        damaged = good[:place] + bytes([good[place] ^ (1 << i % 8)]) + good[place + 1 :]
+        (tmp_path / "tiny.tar.gz").write_bytes(damaged if i % 3 else good[:place])
+        with pytest.raises(DataError, match=r"tiny\.tar\.gz"):
+            ensure_files(source, tmp_path)
+
+
+@posix
+def test_what_is_no_archive_by_its_kind_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "tiny.tar.gz")
+    with pytest.raises(DataError, match=r"tiny\.tar\.gz is a pipe"):
+        ensure_files(make_source([]), tmp_path)
+
+
+@posix
+def test_two_processes_at_once_end_with_one_good_copy(server, tmp_path):
+    source, fork = make_source([server.url("good")]), multiprocessing.get_context("fork")
+    processes = [fork.Process(target=ensure_files, args=(source, tmp_path)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(server.asked) == 1
+    assert wrong_files(source, tmp_path) == {}
+    assert not list(tmp_path.glob(".*"))
+
+
+@posix
+def test_a_killed_download_leaves_nothing_once_it_is_repeated(server, tmp_path):
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=ensure_files, args=(make_source([server.url("hang")]), tmp_path))
+    process.start()
+    while not any(path.stat().st_size > 100_000 for path in tmp_path.glob(".fetch-*/*")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    (tmp_path / ".fetch-mine").mkdir()  # no name of ours
+    source = make_source([server.url("good")])
+    ensure_files(source, tmp_path)
+    assert wrong_files(source, tmp_path) == {}
+    assert [path.name for path in tmp_path.glob(".*")] == [".fetch-mine"]
 
 
 def test_only_the_known_members_leave_an_archive(tmp_path):

@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.request import getproxies
 import numpy as np
 import torch
 
-from cifar_helpers._storage import write_whole
+from cifar_helpers._storage import exclusive, name_kind, remove_abandoned, write_whole
 
 __all__ = [
     "SOURCES",
@@ -112,6 +113,8 @@ class Contents:
 def ensure_files(source: Source, folder: Path) -> None:
     """Make sure that the official files are in `folder` and right; fetch what is missing.
 
+    Of several processes at once, one fetches and the others wait for it. What a killed one left is removed.
+
     Raises:
         DataError: a file is there and wrong, or the folder cannot be used.
         DownloadFailed: files are missing and no mirror gave them.
@@ -122,8 +125,20 @@ def ensure_files(source: Source, folder: Path) -> None:
     damaged = [f"{path} (MD5 {found}, expected {source.members[path.name]})" for path, found in wrong.items() if found]
     if damaged:
         raise DataError(f"Not the official {source.title} file: {'; '.join(damaged)}. Delete it, then run again.")
-    if wrong:
-        _fetch(source, folder)
+    if not wrong:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_hold(folder, error) from error
+    with exclusive(folder, f"{folder}: waiting for another process that fetches data into it", wait=True):
+        remove_abandoned(folder, _SCRATCH + "?" * 8)
+        if wrong_files(source, folder):
+            _fetch(source, folder)
+
+
+def _cannot_hold(folder: Path, error: Exception) -> DataError:
+    return DataError(f"{folder} cannot hold the data: {error}. Free space, or set CIFAR_DATA_DIR.")
 
 
 def wrong_files(source: Source, folder: Path) -> dict[Path, str | None]:
@@ -181,6 +196,8 @@ def _fetch(source: Source, folder: Path, timeout: float = 10.0) -> None:
         DownloadFailed: with the reason of every mirror.
     """
     archive = folder / source.archive
+    if name_kind(archive):
+        raise DataError(f"{archive} is {name_kind(archive)}, and no archive. Move it away, then run again.")
     if archive.exists():
         _unpack(source, archive, folder)
         return
@@ -196,44 +213,93 @@ def _fetch(source: Source, folder: Path, timeout: float = 10.0) -> None:
             return
         except (OSError, ValueError, DataError) as error:  # requests' errors are OSErrors
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-                raise DataError(
-                    f"{folder} cannot hold the data: {error}. Free space, or set CIFAR_DATA_DIR."
-                ) from error
+                raise _cannot_hold(folder, error) from error
             reasons[url] = str(error).splitlines()[0][:200]
     raise DownloadFailed(_explain_failure(source, folder, reasons))
+
+
+_SCRATCH = ".fetch-"
 
 
 def _temporary_folder(folder: Path) -> tempfile.TemporaryDirectory:
     """Return a scratch folder inside `folder`, so that a finished file can be moved and not copied."""
     folder.mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-")
+    return tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH, ignore_cleanup_errors=True)
 
 
 def _download(url: str, source: Source, folder: Path, timeout: float) -> Path:
-    """Return the path of the archive, fetched from `url` and checked by pooch against its MD5."""
+    """Return the path of the archive, fetched from `url` and checked by pooch against its MD5.
+
+    Raises:
+        OSError, ValueError: it cannot be had, is another one, or comes too slowly.
+    """
     import pooch  # only a download needs it, and inside a notebook its import warns about missing widgets
 
     print(f"Fetching {source.title} from {urlsplit(url).netloc} ({source.archive_bytes / 1e6:.0f} MB)")
-    downloader = pooch.HTTPDownloader(timeout=timeout, progressbar=_ProgressLines())
+    progress = _Progress(source.archive_bytes)
+    downloader = pooch.HTTPDownloader(timeout=timeout, progressbar=progress, chunk_size=_CHUNK)
     pooch.get_logger().setLevel("ERROR")  # its messages repeat ours
-    return Path(pooch.retrieve(url, f"md5:{source.reader.tgz_md5}", path=folder, downloader=downloader))
+    known = f"md5:{source.reader.tgz_md5}"
+    return Path(_watch(lambda: pooch.retrieve(url, known, path=folder, downloader=downloader), progress, timeout))
 
 
-class _ProgressLines:
-    """What pooch wants of a progress bar, as at most five printed lines: one for each quarter."""
+_CHUNK = 2**14
+# Bytes a second; the slowest of the mirrors gives 50,000. An archive comes within two and a half hours, or not at all.
+_SLOWEST = 20_000
 
-    total = 0
 
-    def __init__(self) -> None:
-        self.done = 0
-        self.printed = 0
+def _watch(fetch: Callable[[], str], progress: "_Progress", timeout: float) -> str:
+    """Return what `fetch` returns, unless three time-outs go by with too few bytes.
+
+    It works in a thread of its own, and is left behind where it hangs: the time-out of a connection counts anew with
+    every byte.
+    """
+    results: list[str] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            results.append(fetch())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    before, seconds = 0, 3 * timeout
+    while True:
+        thread.join(seconds)
+        if not thread.is_alive():
+            break
+        if progress.done - before < _SLOWEST * seconds:
+            progress.stopped = True
+            raise OSError(f"timed out: {progress.done - before:,} bytes in {seconds:.0f} s")
+        before = progress.done
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+class _Progress:
+    """What pooch wants of a progress bar: prints a line for each quarter, and stops what is too large.
+
+    Args:
+        size: bytes of the official file.
+    """
+
+    total = 0  # which the server announces
+
+    def __init__(self, size: int) -> None:
+        self.size, self.done, self.printed, self.stopped = size, 0, 0, False
 
     def update(self, count: int) -> None:
         self.done += count
-        quarter = 4 * self.done // self.total if self.total else 0
+        most = max(self.total, self.done - _CHUNK)  # pooch counts whole chunks
+        if self.stopped or most > self.size:
+            raise ValueError(f"it sends {most:,} bytes or more, and the archive has {self.size:,}")
+        quarter = 4 * self.done // self.size
         if quarter > self.printed:
             self.printed = quarter
-            print(f"  {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB")
+            print(f"  {min(self.done, self.size) / 1e6:.0f} of {self.size / 1e6:.0f} MB")
 
     def reset(self) -> None:
         self.done = 0
@@ -268,19 +334,33 @@ def _unpack(source: Source, archive: Path, folder: Path) -> None:
 
     Raises:
         DataError: a member is missing or wrong.
+        OSError: it cannot be written.
     """
     (folder / source.folder).mkdir(parents=True, exist_ok=True)
+    for member, content in _read_members(source, archive):
+        write_whole(folder / source.folder / member, content)
+
+
+def _read_members(source: Source, archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of the members; links are not followed, and nothing larger than CIFAR is read.
+
+    Raises:
+        DataError: a member is missing or wrong.
+    """
     try:
         with tarfile.open(archive) as tar:
-            for member, md5 in source.members.items():
-                file = tar.extractfile(f"{source.folder}/{member}")
-                if file is None:
-                    raise DataError(f"{archive} holds no file {member}. Delete the archive, then run again.")
+            for name, md5 in source.members.items():
+                member = tar.getmember(f"{source.folder}/{name}")
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None or member.size > 2 * source.archive_bytes:
+                    raise DataError(f"{archive} holds no file {name} of its size. Delete the archive, then run again.")
                 content = file.read()
                 if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-                    raise DataError(f"{archive} holds a {member} with a wrong MD5. Delete the archive, then run again.")
-                write_whole(folder / source.folder / member, content)
-    except (KeyError, AttributeError, EOFError, tarfile.TarError) as error:
+                    raise DataError(f"{archive} holds a {name} with a wrong MD5. Delete the archive, then run again.")
+                yield name, content
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive makes the readers of tar, gzip, bzip2 and xz raise any of a dozen
         raise DataError(f"{archive} is not the official archive ({error}). Delete it, then run again.") from error
 
 
