@@ -6,7 +6,7 @@ CONSTRAINTS ?=
 PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
-.PHONY: run test bench install publish lint types address clean
+.PHONY: run test faults bench install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
@@ -14,6 +14,10 @@ run: install
 test: install
 	$(BIN)/pytest $(PARALLEL)
 	$(BIN)/pytest $(PARALLEL) --nbval notebooks
+
+# Some five minutes of one core: processes are killed at every moment, and nothing may be lost.
+faults: install
+	$(BIN)/python benchmarks/faults.py --json benchmarks/results/faults.json
 
 # First the runs of which every notebook and the README speak; what is trained already is loaded.
 publish: PUBLISHED = $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
