@@ -95,20 +95,29 @@ def _move(partial: Path, path: Path, before: Path | None) -> None:
         return
     old = _partial_of(before)
     try:
-        _link_or_copy(path, old)
-        os.replace(partial, path)
-        with contextlib.suppress(OSError):  # the new file is there, and an older one stays
-            os.replace(old, before)
+        with _second_name(path, old):
+            os.replace(partial, path)
+            with contextlib.suppress(OSError):  # the new file is there, and an older one stays
+                os.replace(old, before)
     finally:
         old.unlink(missing_ok=True)
 
 
-def _link_or_copy(path: Path, other: Path) -> None:
-    """Give a file a second name, or a copy where the file system knows no hard links."""
+@contextlib.contextmanager
+def _second_name(path: Path, other: Path) -> Iterator[None]:
+    """Give a file a second name and lock it meanwhile; a copy where the file system knows no hard links."""
+    descriptor = os.open(path, os.O_RDONLY) if os.name == "posix" else None  # elsewhere it could not be replaced
     try:
-        os.link(path, other)
-    except OSError:
-        shutil.copyfile(path, other)
+        if descriptor is not None:
+            _take_lock(descriptor)
+        try:
+            os.link(path, other)
+        except OSError:
+            shutil.copyfile(path, other)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _copy_mode(path: Path, partial: Path) -> None:
@@ -226,9 +235,9 @@ def _lock(descriptor: int | None, busy: str, wait: bool) -> None:
 
 
 def remove_abandoned(folder: Path, pattern: str = PARTIALS) -> None:
-    """Remove files and folders of this program that match, and whose lock no living process holds."""
+    """Remove files and folders of this program that match, and whose lock no living process holds, where it may."""
     for path in folder.glob(pattern):
-        with contextlib.suppress(OSError):  # another process was quicker
+        with contextlib.suppress(OSError):  # not ours to remove, or another process was quicker
             descriptor = _open_to_lock(path)
             if descriptor is None:
                 continue

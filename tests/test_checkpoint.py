@@ -229,6 +229,13 @@ def test_if_both_are_damaged_it_is_said_what_to_do(finished):
         load_checkpoint(path)
 
 
+def test_what_a_kill_in_the_last_save_left_goes_when_the_run_is_loaded(finished):
+    left = finished[0].with_name(".run.safetensors.previous.12345678.cifar_helpers-partial")
+    left.touch()
+    load_checkpoint(finished[0])
+    assert not left.exists()
+
+
 def test_a_removed_checkpoint_begins_anew_and_the_one_before_goes_with_it(tmp_path):
     path = tmp_path / "run.safetensors"
     stop_after(3, path)

@@ -285,6 +285,9 @@ def test_a_killed_download_leaves_nothing_once_it_is_repeated(server, tmp_path):
     ensure_files(source, tmp_path)
     assert wrong_files(source, tmp_path) == {}
     assert [path.name for path in tmp_path.glob(".*")] == [".fetch-mine"]
+    (tmp_path / ".fetch-1234abcd").mkdir()  # of one that was killed at its very end
+    ensure_files(source, tmp_path)
+    assert [path.name for path in tmp_path.glob(".*")] == [".fetch-mine"]
 
 
 def test_only_the_known_members_leave_an_archive(tmp_path):

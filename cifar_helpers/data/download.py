@@ -1,5 +1,6 @@
 """The official CIFAR files: where they come from, and how they are found, verified, fetched and read."""
 
+import contextlib
 import errno
 import hashlib
 import pickle
@@ -121,6 +122,9 @@ def ensure_files(source: Source, folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; CIFAR_DATA_DIR must name a folder.")
+    if any(folder.glob(_ABANDONED)):
+        with contextlib.suppress(ValueError), exclusive(folder, "another process fetches"):
+            remove_abandoned(folder, _ABANDONED)
     wrong = wrong_files(source, folder)
     damaged = [f"{path} (MD5 {found}, expected {source.members[path.name]})" for path, found in wrong.items() if found]
     if damaged:
@@ -132,7 +136,6 @@ def ensure_files(source: Source, folder: Path) -> None:
     except OSError as error:
         raise _cannot_hold(folder, error) from error
     with exclusive(folder, f"{folder}: waiting for another process that fetches data into it", wait=True):
-        remove_abandoned(folder, _SCRATCH + "?" * 8)
         if wrong_files(source, folder):
             _fetch(source, folder)
 
@@ -219,6 +222,7 @@ def _fetch(source: Source, folder: Path, timeout: float = 10.0) -> None:
 
 
 _SCRATCH = ".fetch-"
+_ABANDONED = _SCRATCH + "?" * 8
 
 
 def _temporary_folder(folder: Path) -> tempfile.TemporaryDirectory:

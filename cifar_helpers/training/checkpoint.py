@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from cifar_helpers._hashing import hash_json
-from cifar_helpers._storage import CheckpointError, load_tensors, name_kind, read_sha256, save_tensors
+from cifar_helpers._storage import (
+    CheckpointError,
+    load_tensors,
+    name_kind,
+    read_sha256,
+    remove_abandoned,
+    save_tensors,
+)
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.training.records import EpochRecord
 
@@ -95,7 +102,8 @@ def previous_path(path: str | Path) -> Path:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """Return what a checkpoint holds, after its SHA-256 was found right.
 
-    If it is damaged, what the one before it holds is returned, and that is said.
+    If it is damaged, what the one before it holds is returned, and that is said. What a killed process left
+    half-written beside it is removed.
 
     Raises:
         CheckpointError: the file is missing, no checkpoint of a run, or damaged as the one before it is; or the path is
@@ -104,6 +112,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     if name_kind(path, follow=False) == "a link":  # the next save would have to replace it
         raise CheckpointError(f"{path} is a link: pass the path that it leads to, {path.resolve()}.")
+    remove_abandoned(path.parent)
     try:
         return _load(path)
     except CheckpointError:
