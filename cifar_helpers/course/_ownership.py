@@ -58,7 +58,7 @@ def claim_folder(folder: Path) -> None:
     require_own_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / MARKER).exists():
-        (folder / MARKER).write_text(_NOTE, encoding="utf-8")
+        write_whole(folder / MARKER, _NOTE.encode())
 
 
 # --- files ---

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -49,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     0: done; 1: a notebook failed; 2: the caller must mend something, which is said; 130: Ctrl-C.
     """
     args = _make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or pipe that knows no … must not end a training
     try:
         return args.command(args)
     except KeyboardInterrupt:
