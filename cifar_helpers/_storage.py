@@ -95,29 +95,37 @@ def _move(partial: Path, path: Path, before: Path | None) -> None:
         return
     old = _partial_of(before)
     try:
-        with _second_name(path, old):
+        with _second_name(path, old) as given:
             os.replace(partial, path)
-            with contextlib.suppress(OSError):  # the new file is there, and an older one stays
-                os.replace(old, before)
+            if given:
+                with contextlib.suppress(OSError):  # the new file is there; then an older one stays before it
+                    os.replace(old, before)
     finally:
         old.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _second_name(path: Path, other: Path) -> Iterator[None]:
-    """Give a file a second name and lock it meanwhile; a copy where the file system knows no hard links."""
+def _second_name(path: Path, other: Path) -> Iterator[bool]:
+    """Give a file a second name, a copy where the file system knows no hard links, and lock it meanwhile.
+
+    Yields whether it could be done.
+    """
     descriptor = os.open(path, os.O_RDONLY) if os.name == "posix" else None  # elsewhere it could not be replaced
     try:
         if descriptor is not None:
             _take_lock(descriptor)
-        try:
-            os.link(path, other)
-        except OSError:
-            shutil.copyfile(path, other)
-        yield
+        yield _link_or_copy(path, other)
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _link_or_copy(path: Path, other: Path) -> bool:
+    for give in (os.link, shutil.copyfile):
+        with contextlib.suppress(OSError):
+            give(path, other)
+            return True
+    return False
 
 
 def _copy_mode(path: Path, partial: Path) -> None:
@@ -243,10 +251,12 @@ def remove_abandoned(folder: Path, pattern: str = PARTIALS) -> None:
                 continue
             try:
                 free = _take_lock(descriptor)
+                if free:  # removed while it is held: its writer may be about to take the lock
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             finally:
                 os.close(descriptor)
-            if free or (free is None and os.name != "posix"):  # Windows refuses to remove what is open
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if free is None and os.name != "posix":  # Windows refuses to remove what is open elsewhere
+                path.unlink()
 
 
 # --- safetensors with a hash ---
@@ -362,7 +372,11 @@ def open_log(path: Path) -> Iterator[Callable[[dict], None]]:
     """Hold the one lock of a JSON-lines file; yield the function that appends a row, whole or not at all.
 
     A torn last line, which a kill or a power cut left, is set aside first, in a file beside it, and that is said.
+
+    Raises:
+        ValueError: the path is that of a pipe, a device or a folder.
     """
+    _require_log(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _open_locked(path)
     try:
@@ -451,8 +465,9 @@ def read_lines(path: Path) -> list[dict]:
     """Return the rows of a JSON-lines file, oldest first; a missing file has none, and a torn last line is left out.
 
     Raises:
-        ValueError: naming the file and the line that is no JSON object.
+        ValueError: naming the file and the line that is no JSON object; or the path is that of a pipe or a device.
     """
+    _require_log(path)
     if not path.exists():
         return []
     lines, torn = _split_lines(path.read_bytes())
@@ -468,6 +483,11 @@ def read_lines(path: Path) -> list[dict]:
     if torn:
         print(f"{path}: its last line is torn and left out; the next entry sets it aside", flush=True)
     return rows
+
+
+def _require_log(path: Path) -> None:
+    if name_kind(path):
+        raise ValueError(f"{path} is {name_kind(path)}, and no log: it was not opened. Move it away.")
 
 
 def _split_lines(content: bytes) -> tuple[list[bytes], bytes]:

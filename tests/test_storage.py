@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -238,6 +239,36 @@ def test_the_file_before_is_kept_where_there_are_no_hard_links(tmp_path, monkeyp
     assert ((tmp_path / "run").read_bytes(), (tmp_path / "before").read_bytes()) == (b"3", b"2")
 
 
+def test_a_disk_that_is_full_for_the_copy_alone_keeps_an_older_file_before(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    write_whole(tmp_path / "run", b"1")
+    write_whole(tmp_path / "run", b"2", before=tmp_path / "before")
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    write_whole(tmp_path / "run", b"3", before=tmp_path / "before")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"run": b"3", "before": b"1"}
+
+
+@posix
+def test_what_is_abandoned_is_removed_while_its_lock_is_held(tmp_path, monkeypatch):
+    """Else a process that has just made the file could take the lock, and write into what is removed."""
+    path, held, unlink = tmp_path / ".x.cifar_helpers-partial", [], Path.unlink
+
+    def look(self, missing_ok=False):
+        with pytest.raises(ValueError, match="busy"), exclusive(self, "busy"):
+            pass
+        held.append(True)
+        unlink(self, missing_ok)
+
+    path.touch()
+    monkeypatch.setattr(Path, "unlink", look)
+    remove_abandoned(tmp_path)
+    assert held
+    assert not path.exists()
+
+
 def test_nothing_before_the_first_file_stays(tmp_path):
     """One that is there is of something that somebody removed."""
     (tmp_path / "before").write_bytes(b"old")
@@ -301,6 +332,9 @@ def test_what_is_no_file_is_named_and_never_opened(tmp_path, kind):
         load_tensors(path)
     with pytest.raises(OSError, match="a link" if path.is_symlink() else kind):
         write_whole(path, b"x")
+    for use in (read_lines, lambda path: append_line(path, {})):
+        with pytest.raises(ValueError, match=f"run is {kind}, and no log"):
+            use(path)
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
     assert not path.is_file()
 
