@@ -180,6 +180,7 @@ def test_files_of_yours_among_ours_survive_every_run(out, tmp_path):
     """Ours are written anew; yours stay, whatever they are called."""
     data = {"01_thesis.png", "thesis.png", "notes.txt", "logits/mine.safetensors", "logits/notes.txt"}
     kept = {"01_good/synthetic/quick/mine.safetensors", "01_good/synthetic/quick/mine.pt", "mine.safetensors"}
+    kept |= {"01_good/synthetic/quick/notes.previous"}
     theirs = {out / "figures" / name for name in data} | {out / "checkpoints" / name for name in kept}
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,6 +196,7 @@ def test_files_of_yours_among_ours_survive_every_run(out, tmp_path):
     shutil.copy(out / "figures" / "01_line.png", ours[1])
     shutil.copy(ROOT / "figures" / "runs.jsonl", ours[2])
     ours += [out / "checkpoints" / "01_good" / "synthetic" / "quick" / "features" / "old.safetensors"]
+    ours += [ours[-1].with_name("old.safetensors.previous")]
     for path in ours[3:]:
         save_tensors(path, {"logits": torch.ones(2)}, {})
     other = out / "checkpoints" / "01_good" / "synthetic" / "laptop" / "old.safetensors"  # of another profile
@@ -202,7 +204,7 @@ def test_files_of_yours_among_ours_survive_every_run(out, tmp_path):
     before = {path: path.read_bytes() for path in theirs}
     assert main(["run", "--out", str(out), "--only", "01"]) == 0
     assert not ours[0].exists()  # of the same notebook
-    assert not ours[5].exists()
+    assert not any(path.exists() for path in ours[5:])
     assert all(path.exists() for path in (*ours[1:5], other))  # of others
     assert main(["run", "--out", str(out)]) == 0
     assert not any(path.exists() for path in ours)
