@@ -7,14 +7,16 @@ for name, probability in classifier.predict("my_dog.jpg"):
 
 import inspect
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import nn
 
+from cifar_helpers._arguments import require
 from cifar_helpers._storage import CheckpointError
-from cifar_helpers.data.transforms import Normaliser, to_square
+from cifar_helpers.data.pictures import Picture, to_square
+from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.models.networks import make_model
 from cifar_helpers.training.checkpoint import load_checkpoint
 
@@ -30,11 +32,20 @@ class Classifier:
     class_names: tuple[str, ...]
     image_size: int
 
-    def predict(self, picture: str | Path | Image.Image, k: int = 5) -> list[tuple[str, float]]:
+    def predict(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
         """Return the k likeliest classes of one picture of any size with their probabilities, likeliest first.
 
-        The picture is turned upright, its centre square is cut out and scaled down to what the network knows.
+        The picture is turned upright, its centre square is cut out and scaled to what the network knows.
+
+        Args:
+            picture: a path, the bytes of a file, a PIL image, a uint8 array or a uint8 tensor, as in `data.to_square`.
+            k: 1 or more; more than there are classes gives all of them.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no picture, several, or of a kind that is refused, or `k` is below 1.
         """
+        require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number, 1 or more")
         images = to_square(picture, self.image_size)[None]
         with torch.inference_mode():
             probabilities = self.model(self.normaliser(images)).float().softmax(1)[0]

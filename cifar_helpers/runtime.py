@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Barrier
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ __all__ = [
     "Timer",
     "autocast",
     "autocast_dtype",
+    "available_memory",
     "computing_on",
     "core_threads",
     "count_processes",
@@ -333,6 +335,32 @@ def _matmul_rate(threads: int, dtype: torch.dtype = torch.float32, size: int = 7
         return 2 * size**3 / median_seconds(lambda: a @ a) / 1e9
     finally:
         torch.set_num_threads(before)
+
+
+def available_memory() -> int | None:
+    """Return the bytes of main memory that programs can still take; None where the system does not say.
+
+    On Linux what is free or can be freed at once, within the limit of a container; on macOS all that is built in.
+    """
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return min([int(facts["MemAvailable"].split()[0]) * 1024, *_container_memory()])
+    except (OSError, KeyError):  # no Linux
+        names = getattr(os, "sysconf_names", {})
+        known = "SC_PHYS_PAGES" in names
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else None
+
+
+def _container_memory(groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return what a container may still take, its caches not counted; [] without a limit."""
+    found = []
+    for folder, limit, used in ((groups, "memory.max", "anon"), (groups / "memory", "memory.limit_in_bytes", "rss")):
+        try:
+            rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            found.append(int((folder / limit).read_text()) - int(rows[used]))
+        except (OSError, ValueError, KeyError):  # the other version of control groups, or "max"
+            continue
+    return found
 
 
 def doctor() -> list[tuple[str, str, str]]:

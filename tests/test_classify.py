@@ -8,7 +8,8 @@ from torch import nn
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.classify import load_model
 from cifar_helpers.data.batches import Batches
-from cifar_helpers.data.transforms import Normaliser, to_square
+from cifar_helpers.data.pictures import to_square
+from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.models.networks import make_model
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import predict
@@ -107,6 +108,40 @@ def test_a_photograph_taken_sideways_is_turned_upright(tmp_path):
     square = to_square(tmp_path / "p.jpg", 8).float()
     assert square[:, :, 5:].mean() > 240
     assert square[:, :, :3].mean() < 15
+
+
+def test_a_picture_may_be_a_path_bytes_a_file_an_image_an_array_or_a_tensor(tmp_path, trained):
+    classifier, image = load_model(trained[0]), picture(200)
+    image.save(tmp_path / "p.png")
+    pixels = np.array(image)
+    kinds = [tmp_path / "p.png", str(tmp_path / "p.png"), (tmp_path / "p.png").read_bytes(), image, pixels]
+    kinds += [torch.from_numpy(pixels).permute(2, 0, 1), pixels[:, :, 0], random_split(1).images[0]]
+    answers = [classifier.predict(kind) for kind in kinds]
+    assert all(answer == answers[0] for answer in answers[:-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "k", "words"),
+    [
+        ([picture(9)], 1, "picture is a list of 1; expected one"),
+        (torch.rand(3, 8, 8), 1, r"torch.float32 \(3, 8, 8\); expected one of a path, .*uint8 tensor"),
+        (np.zeros((8, 8, 3)), 1, r"float64 \(8, 8, 3\); expected"),
+        (random_split(2).images, 1, r"uint8 \(2, 3, 8, 8\); expected"),
+        (b"not a picture", 1, "is no picture"),
+        (None, 1, "NoneType; expected"),
+        (picture(9), 0, "k=0 is not allowed: a whole number, 1 or more"),
+        (picture(9), -1, "k=-1 is not allowed"),
+        (picture(9), 2.0, "k=2.0 is not allowed"),
+        (picture(9), "3", "k='3' is not allowed"),
+    ],
+)
+def test_what_cannot_be_classified_is_refused_in_one_sentence(trained, given, k, words):
+    with pytest.raises(ValueError, match=words):
+        load_model(trained[0]).predict(given, k)
+
+
+def test_more_classes_than_there_are_gives_all(trained):
+    assert len(load_model(trained[0]).predict(picture(9), k=99)) == len(NAMES)
 
 
 def test_your_own_model_is_refused_with_advice(tmp_path):

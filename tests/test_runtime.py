@@ -6,8 +6,10 @@ import torch
 
 from cifar_helpers.runtime import (
     Timer,
+    _container_memory,
     autocast,
     autocast_dtype,
+    available_memory,
     computing_on,
     core_threads,
     deterministic_kernels,
@@ -141,3 +143,19 @@ def test_each_process_has_the_gpu_of_its_rank(monkeypatch):
     assert pick_device("cuda") == pick_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match="device='cuda:0' is not allowed: 'cuda' under torchrun"):
         pick_device("cuda:0")
+
+
+def test_available_memory_is_less_than_all_and_within_the_limit_of_a_container(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    assert 1e8 < available_memory() <= psutil.virtual_memory().total
+    assert _container_memory(tmp_path) == []
+    (tmp_path / "memory").mkdir()
+    for folder, limit, used in (
+        (tmp_path, "memory.max", "anon"),
+        (tmp_path / "memory", "memory.limit_in_bytes", "rss"),
+    ):
+        (folder / limit).write_text("4000\n")
+        (folder / "memory.stat").write_text(f"file 3000\n{used} 1500\n")
+    assert _container_memory(tmp_path) == [2500, 2500]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _container_memory(tmp_path) == [2500]

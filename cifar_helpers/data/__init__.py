@@ -12,6 +12,8 @@ from cifar_helpers.data.datasets import (
     rejoin,
 )
 from cifar_helpers.data.download import SOURCES, DataError
+from cifar_helpers.data.folders import PictureFolder, PictureLoader
+from cifar_helpers.data.pictures import to_square
 from cifar_helpers.data.transforms import (
     AlternatingFlip,
     ColourJitter,
@@ -28,7 +30,6 @@ from cifar_helpers.data.transforms import (
     mixup,
     permute_pixels,
     resize,
-    to_square,
 )
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "Ordered",
     "PadCrop",
     "PerImage",
+    "PictureFolder",
+    "PictureLoader",
     "Rotation",
     "Split",
     "Transform",

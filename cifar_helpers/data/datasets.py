@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from cifar_helpers._hashing import hash_tensors
 from cifar_helpers._storage import CheckpointError, load_tensors, save_tensors
 from cifar_helpers.data import synthetic
 from cifar_helpers.data.download import SOURCES, Contents, DataError, DownloadFailed, ensure_files, read_official
-from cifar_helpers.data.transforms import to_square
+from cifar_helpers.data.folders import PictureFolder
 from cifar_helpers.runtime import make_generator
 
 __all__ = [
@@ -169,31 +170,30 @@ def identical_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def read_image_folder(
-    folder: str | Path, name: str = "train", size: int = 32, class_names: tuple[str, ...] | None = None
+    folder: str | Path,
+    name: str = "train",
+    size: int = 32,
+    class_names: Sequence[str] | None = None,
+    *,
+    natural_order: bool = False,
 ) -> Split:
-    """Return your own pictures, one sub-folder per class, as a split of squares of `size` pixels.
+    """Return your own pictures, one sub-folder per class, as a split of squares of `size` pixels, all in memory.
+
+    What a folder is read for, the order of the classes and the line that is printed: `PictureFolder`, which leaves the
+    pictures on the disk. How a picture of any kind becomes a square: `to_square`.
 
     Args:
-        class_names: of the training split, so that a validation folder which lacks a class keeps the numbering.
+        class_names: of the training split, so that a validation folder which lacks a class keeps the numbering. By
+            default the names of the folders, in the order of text: "1", "10", "2".
+        natural_order: by default order classes by the numbers in their names instead: "1", "2", "10".
 
     Raises:
-        DataError: the folder is missing, holds no class folders with pictures, or a class that is not in `class_names`.
-        ValueError: a file is no picture.
+        DataError: the folder is missing, holds no class folders with pictures or a class that is not in `class_names`,
+            is the one above "train" and "val", or a class has no picture; or memory is too small, said before reading.
+        ValueError: a file is damaged or of a kind that is refused; the message names it.
     """
-    from torchvision import datasets  # here, because it takes seconds to import
-
-    try:
-        pictures = datasets.ImageFolder(str(folder), loader=lambda path: to_square(path, size), allow_empty=True)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: {error}. Expected one folder per class with pictures inside.") from error
-    names = class_names or tuple(pictures.classes)
-    unknown = set(pictures.classes) - set(names)
-    if unknown or not len(pictures):
-        what = f"classes {sorted(unknown)} that training does not know" if unknown else "no pictures"
-        raise DataError(f"{folder} holds {what}. Expected one folder per class with pictures inside.")
-    images, numbers = zip(*pictures, strict=True)
-    labels = [names.index(pictures.classes[number]) for number in numbers]
-    return Split(name, torch.stack(images), torch.tensor(labels), names)
+    found = PictureFolder(folder, name, size, class_names, natural_order=natural_order)
+    return Split(name, found.read(), found.labels, found.class_names)
 
 
 # --- finding, verifying and reading the official files ---
