@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import Image
 
 from cifar_helpers.data.pictures import to_square
 
@@ -51,7 +51,7 @@ def png(rows: list[bytes], side: int, bits: int, colour: int, key: bytes = b"") 
     [
         file_of(Image.fromarray(RAMP), "png"),
         file_of(Image.fromarray(RAMP), "tiff"),
-        file_of(Image.fromarray(RAMP), "ppm"),
+        b"P5 64 64 65535\n" + RAMP.astype(">u2").tobytes(),
         tiff(RAMP.astype(">u2").tobytes(), 64, 16, 1, ">"),
         tiff((65535 - RAMP).tobytes(), 64, 16, 0),
         file_of(Image.fromarray((RAMP >> 8).astype(np.uint8)), "png"),
@@ -127,7 +127,7 @@ def test_a_transparent_level_of_a_png_is_white(content, expected):
     ("mode", "ending", "white"),
     [
         ("1", "png", 1), ("L", "png", 255), ("RGB", "png", "white"), ("CMYK", "jpeg", (0, 0, 0, 0)),
-        ("CMYK", "tiff", (0, 0, 0, 0)), ("YCbCr", "tiff", (255, 128, 128)), ("RGBX", "tiff", (255, 255, 255, 0)),
+        ("CMYK", "tiff", (0, 0, 0, 0)), ("YCbCr", "jpeg", (255, 128, 128)), ("RGBX", "tiff", (255, 255, 255, 0)),
         ("P", "gif", 1), ("P", "png", 1), ("I;16", "png", 65535), ("LA", "png", (255, 255)), ("RGBA", "tiff", "white"),
     ],
 )  # fmt: skip
@@ -139,7 +139,7 @@ def test_white_is_white_and_black_is_black_in_every_mode(mode, ending, white):
         image.putpalette([0, 0, 0, 255, 255, 255])
     image.paste(black, (8, 0, 16, 8))
     content = file_of(image, ending)
-    assert Image.open(io.BytesIO(content)).mode in (mode, "RGB", "L")
+    assert Image.open(io.BytesIO(content)).mode in (mode, "RGB", "L", "I")
     for picture in (content, image):
         square = to_square(picture, 8).int()  # the middle: columns 4 to 11
         assert (square[:, :, :3] > 250).all()
@@ -276,10 +276,11 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, strict):
             to_square(path, 8)
 
 
-FORMATS = ["png", "jpeg", "gif", "tiff", "webp", "bmp", "ppm", "tga", "jpeg2000", "ico"]
+Image.init()
+FORMATS = ["png", "jpeg", "gif", "tiff", "webp", "bmp", "ppm", "tga", "jpeg2000", "ico", "avif"]
 
 
-@pytest.mark.parametrize("name", [*FORMATS, *(["avif"] if features.check("avif") else [])])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name.upper() in Image.SAVE])
 def test_every_error_of_a_damaged_file_names_it(tmp_path, name):
     """Cut anywhere, or with bytes replaced: a square or a sentence, whatever Pillow's readers raise."""
     draw = np.random.default_rng(0)

@@ -50,7 +50,8 @@ def _read(picture: Picture) -> Image.Image:
     """Return a picture upright and in RGB."""
     source, name = _find_source(picture)
     with _naming(name), nullcontext(source) if isinstance(source, Image.Image) else _open(source) as image:
-        upright = ImageOps.exif_transpose(image)
+        image.load()  # which turns a TIFF upright
+        upright = image.copy() if image.format == "TIFF" else ImageOps.exif_transpose(image)
         levels = _grey_levels(image)
     require(min(upright.size) > 0, "picture", name, "at least one pixel")
     if levels:
@@ -127,6 +128,7 @@ def _find_source(picture: Any) -> tuple[Any, str]:
 def _from_pixels(pixels: Any) -> Image.Image:
     """Return a uint8 array or tensor as an image."""
     shape = tuple(getattr(pixels, "shape", ()))
+    require(0 not in shape, "picture", f"{type(pixels).__name__} {shape}", "at least one pixel")
     if isinstance(pixels, torch.Tensor) and pixels.dtype == torch.uint8 and len(shape) == 3 and shape[0] == 3:
         return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
     colours = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
