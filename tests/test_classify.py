@@ -141,7 +141,7 @@ def test_what_cannot_be_classified_is_refused_in_one_sentence(trained, given, k,
 
 
 def test_more_classes_than_there_are_gives_all(trained):
-    assert len(load_model(trained[0]).predict(picture(9), k=99)) == len(NAMES)
+    assert len(load_model(trained[0]).predict(picture(9), k=np.int64(99))) == len(NAMES)
 
 
 def test_your_own_model_is_refused_with_advice(tmp_path):

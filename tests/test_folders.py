@@ -14,7 +14,7 @@ from cifar_helpers.classify import load_model
 from cifar_helpers.data import make_batches
 from cifar_helpers.data.datasets import read_image_folder
 from cifar_helpers.data.download import DataError
-from cifar_helpers.data.folders import PictureFolder, PictureLoader
+from cifar_helpers.data.folders import PictureFolder, PictureLoader, readable_endings
 from cifar_helpers.data.transforms import Flip, Normaliser
 from cifar_helpers.models.networks import ModelConfig, build_model, make_model
 from cifar_helpers.training.config import TrainConfig
@@ -112,6 +112,15 @@ def test_a_class_of_pictures_that_pillow_cannot_read_is_refused(tmp_path, capsys
     draw(tmp_path / "dog" / "3.png")
     assert len(read_image_folder(tmp_path)) == 2
     assert "left out: 3 .heic, which Pillow here cannot read" in capsys.readouterr().out
+
+
+def test_what_another_package_teaches_pillow_is_read(tmp_path, monkeypatch):
+    """As pillow-heif does: here HEIC is another name of PNG."""
+    assert {".png", ".jpg", ".gif"} <= readable_endings() - {".heic"}
+    for name in ("cat", "dog"):
+        draw(tmp_path / name / "0.png").rename(tmp_path / name / "0.heic")
+    monkeypatch.setitem(Image.EXTENSION, ".heic", "PNG")
+    assert len(read_image_folder(tmp_path)) == 2
 
 
 def test_an_empty_training_class_is_refused_and_an_empty_validation_class_keeps_its_number(animals):
@@ -246,7 +255,7 @@ def test_memory_is_estimated_before_the_first_picture_is_read(tmp_path):
 @pytest.mark.parametrize("name", ["linear", "mlp", "cnn_bn", "lenet", "fast", "resnet20", "vgg13_bn"])
 def test_the_size_of_the_network_comes_from_the_batches(animals, name):
     """The recipe of the README with pictures of 64 pixels, from the folder to the prediction."""
-    train = read_image_folder(animals / "train", size=64)
+    train = read_image_folder(animals / "train", size=np.int64(64))
     val = read_image_folder(animals / "val", "val", size=64, class_names=train.class_names)
     batches = make_batches(train, val, "cpu")
     model = build_model(ModelConfig(name, width=0.05), batches[0])
@@ -318,7 +327,7 @@ def test_an_epoch_over_100000_files_takes_the_memory_of_a_few_batches(tmp_path):
             os.link(path, path.parent / f"{i}.png")
     code = f"""
 import resource, torch
-from cifar_helpers.data import PictureFolder, PictureLoader
+from cifar_helpers.data import PictureFolder, PictureLoader, readable_endings
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 folder = PictureFolder({str(tmp_path / "pictures")!r}, size=64)
 loader = PictureLoader(folder, folder.fit_normaliser(1_000), device="cpu")

@@ -12,7 +12,7 @@ from cifar_helpers.data.datasets import (
     rejoin,
 )
 from cifar_helpers.data.download import SOURCES, DataError
-from cifar_helpers.data.folders import PictureFolder, PictureLoader
+from cifar_helpers.data.folders import PictureFolder, PictureLoader, readable_endings
 from cifar_helpers.data.pictures import to_square
 from cifar_helpers.data.transforms import (
     AlternatingFlip,
@@ -63,6 +63,7 @@ __all__ = [
     "mixup",
     "permute_pixels",
     "read_image_folder",
+    "readable_endings",
     "rejoin",
     "resize",
     "to_square",

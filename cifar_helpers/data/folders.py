@@ -23,7 +23,7 @@ from cifar_helpers.data.pictures import to_square
 from cifar_helpers.data.transforms import Normaliser, describe_transform
 from cifar_helpers.runtime import available_memory, is_main_process, pick_device
 
-__all__ = ["PictureFolder", "PictureLoader"]
+__all__ = ["PictureFolder", "PictureLoader", "readable_endings"]
 
 # What a picture's name ends with; Pillow here may lack a reader for some of them.
 _ENDINGS = frozenset(
@@ -74,17 +74,8 @@ class PictureFolder(Dataset):
         natural_order: bool = False,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        require_choice("name", name, ("train", "val", "test"))
-        require(isinstance(size, Integral) and size >= 1, "size", size, "a whole number of pixels, 1 or more")
-        require(isinstance(folder, str | os.PathLike), "folder", folder, "a path")
-        require(not isinstance(class_names, str), "class_names", class_names, "several names: train.class_names")
-        require(len(set(class_names or ())) == len(class_names or ()), "class_names", class_names, "each name once")
-        require(
-            name == "train" or transform is None, "transform", transform, "None: only training images are augmented"
-        )
-        single = transform is None or callable(transform)
-        require(single, "transform", transform, "a function of one image; those of data.transforms are for Batches")
-        self.folder, self.name, self.size, self.transform = Path(folder), name, size, transform
+        _check_arguments(folder, name, size, class_names, transform)
+        self.folder, self.name, self.size, self.transform = Path(folder), name, int(size), transform
         found, left_out = _list_classes(self.folder)
         self.class_names = tuple(class_names or sorted(found, key=_natural if natural_order else str))
         self._check(found, left_out, named=bool(class_names))
@@ -137,7 +128,7 @@ class PictureFolder(Dataset):
         """Digits that tell data sets apart: names and sizes of all files, the pixels of sixteen, the transform."""
         files = [[os.path.relpath(path, self.folder), os.path.getsize(path)] for path in self.paths]
         pixels = hash_tensors(self.read(self._spread(16)))
-        return hash_json([files, self.class_names, self.size, pixels, self.transform and _describe(self.transform)])
+        return hash_json([files, self.class_names, self.size, pixels, self.transform and _as_plain(self.transform)])
 
     def read(self, numbers: Sequence[int] | None = None) -> torch.Tensor:
         """Return the pictures `numbers`, by default all, in memory and without the transform: uint8 (N, 3, size, size).
@@ -223,6 +214,18 @@ def _collate(normaliser: Normaliser, items: Sequence[tuple[torch.Tensor, int]]) 
     return normaliser(torch.stack(images)), torch.tensor(labels)
 
 
+def _check_arguments(folder: Any, name: str, size: Any, class_names: Any, transform: Any) -> None:
+    require_choice("name", name, ("train", "val", "test"))
+    require(isinstance(size, Integral) and size >= 1, "size", size, "a whole number of pixels, 1 or more")
+    require(isinstance(folder, str | os.PathLike), "folder", folder, "a path")
+    require(not isinstance(class_names, str), "class_names", class_names, "several names: train.class_names")
+    require(len(set(class_names or ())) == len(class_names or ()), "class_names", class_names, "each name once")
+    allowed = "None: only training images are augmented"
+    require(name == "train" or transform is None, "transform", transform, allowed)
+    single = transform is None or callable(transform)
+    require(single, "transform", transform, "a function of one image; those of data.transforms are for Batches")
+
+
 # --- what a folder holds ---
 
 
@@ -246,14 +249,14 @@ def _list_classes(folder: Path) -> tuple[dict[str, list[str]], dict[str, Counter
 def _walk(folder: str, left_out: Counter[str], above: frozenset[str]) -> Iterator[str]:
     """Yield the pictures in a folder by name, then those of the folders in it; count the rest by why it is left out."""
     above |= {os.path.realpath(folder)}
-    folders = []
+    folders, readable = [], readable_endings()
     for path in _visible(folder, left_out):
         ending = os.path.splitext(path)[1].lower()
         if os.path.isdir(path):
             folders.append(path)
         elif not os.path.isfile(path):
             left_out["no files"] += 1  # a link to nothing, a pipe
-        elif ending in _readable():
+        elif ending in readable:
             yield path
         else:
             left_out[f"{ending}{', which Pillow here cannot read' if ending in _ENDINGS else ''}" or "no ending"] += 1
@@ -273,8 +276,8 @@ def _visible(folder: str | Path, left_out: Counter[str]) -> list[str]:
     return [os.path.join(folder, name) for name in shown]
 
 
-def _readable() -> frozenset[str]:
-    """Return the endings of pictures that Pillow can open here, with what other packages have taught it by now."""
+def readable_endings() -> frozenset[str]:
+    """Return the endings of pictures, ".png" among them, that Pillow can open here, also by what it was taught."""
     known = Image.registered_extensions()
     return frozenset(ending for ending in _ENDINGS if known.get(ending) in Image.OPEN)
 
@@ -305,7 +308,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _describe(transform: Callable[[torch.Tensor], torch.Tensor]) -> object:
+def _as_plain(transform: Callable[[torch.Tensor], torch.Tensor]) -> object:
     """Return a transform as plain values: by what it holds where that can be told, else by its name."""
     try:
         return describe_transform(transform)
