@@ -170,9 +170,14 @@ class PictureLoader(DataLoader):
     Yields float32 images (B, 3, size, size), normalised, and int64 labels (B,): a training folder shuffled and through
     its transform, any other in order. `fit`, `evaluate` and `build_model` take it as they take Batches.
 
-        train = PictureFolder("pictures/train", size=128, transform=v2.RandomHorizontalFlip())
-        val = PictureFolder("pictures/val", "val", size=128, class_names=train.class_names)
-        normaliser = train.fit_normaliser()
+        from torchvision.transforms import v2
+        from cifar_helpers import TrainConfig, fit
+        from cifar_helpers.data import PictureFolder, PictureLoader
+        from cifar_helpers.models import ModelConfig, build_model
+
+        train = PictureFolder("pictures/train", size=256, transform=v2.RandomHorizontalFlip())
+        val = PictureFolder("pictures/val", "val", size=256, class_names=train.class_names)
+        normaliser = train.fit_normaliser()  # from 5,000 of them
         batches = [PictureLoader(part, normaliser, batch_size=64, num_workers=4) for part in (train, val)]
         model = build_model(ModelConfig("resnet18"), batches[0])
         fit(model, *batches, TrainConfig(epochs=20), checkpoint="build/pictures.safetensors")
