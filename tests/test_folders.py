@@ -181,6 +181,7 @@ def test_numbers_as_names_are_ordered_as_text_or_counted(tmp_path, capsys):
         draw(tmp_path / name / "0.png", int(name) * 10)
     assert read_image_folder(tmp_path).class_names == ("1", "10", "11", "2")
     assert "numbered in the order of text, which natural_order=True changes" in capsys.readouterr().out
+    read_image_folder(tmp_path, "val", class_names=("1", "10", "11", "2"))
     split = read_image_folder(tmp_path, natural_order=True)
     assert split.class_names == ("1", "2", "10", "11")
     assert split.images[:, 0, 0, -1].tolist() == [10, 20, 100, 110]
@@ -290,8 +291,27 @@ def test_a_loader_serves_what_batches_serve_and_memory_does_not_hold(animals, wo
     served = torch.cat([labels for _, labels in train])
     assert sorted(served.tolist()) == [0] * 6 + [1] * 6
     assert not torch.equal(served, batches[0]._labels)
+    inverted = PictureFolder(animals / "train", size=16, transform=lambda image: 255 - image)
+    unshuffled = PictureLoader(inverted, batches[0].normaliser, device="cpu", shuffle=False)
+    expected = next(batches[0].ordered())[0]
+    assert torch.equal(next(unshuffled.ordered())[0], expected)
+    assert not torch.equal(next(iter(unshuffled))[0], expected)
     model = build_model(ModelConfig("cnn", width=0.1), train)
     assert evaluate(model, val) == evaluate(model, batches[1])
+
+
+def test_a_fingerprint_knows_files_that_are_not_opened(tmp_path):
+    """Of forty pictures the pixels of sixteen count, and the name and the size of all."""
+    paths = [draw(tmp_path / "cat" / f"{i:02}.png", 100 + i) for i in range(40)]
+    fingerprint = lambda: PictureFolder(tmp_path, size=8).fingerprint  # noqa: E731
+    found = [fingerprint(), fingerprint()]
+    draw(paths[1], size=40)
+    found.append(fingerprint())
+    paths[3].rename(tmp_path / "cat" / "03b.png")
+    found.append(fingerprint())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+    assert PictureFolder(tmp_path, size=9).fingerprint not in found
 
 
 def test_a_run_on_a_loader_is_known_again_and_its_network_is_used(animals, capsys):

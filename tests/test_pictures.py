@@ -236,6 +236,7 @@ def test_a_picture_is_the_same_as_path_bytes_file_image_array_and_tensor(tmp_pat
         (torch.from_numpy(FLAT), r"torch.uint8 \(32, 32, 3\); expected"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"torch.uint8 \(2, 3, 8, 8\); expected"),
         (np.zeros((0, 5, 3), dtype=np.uint8), "at least one pixel"),
+        (Image.new("RGB", (0, 5)), "at least one pixel"),
         (b"", r"picture \(0 bytes\) is no picture that Pillow can read whole"),
         (b"hello", r"picture \(5 bytes\) is no picture"),
     ],

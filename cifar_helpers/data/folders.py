@@ -196,11 +196,9 @@ class PictureLoader(DataLoader):
         device: str | torch.device | None = None,
         **arguments: Any,
     ) -> None:
-        arguments = {
-            "shuffle": folder.name == "train",
-            "collate_fn": functools.partial(_collate, normaliser),
-        } | arguments
-        super().__init__(folder, batch_size, **arguments)
+        usual: dict[str, Any] = {"shuffle": folder.name == "train"}
+        usual["collate_fn"] = functools.partial(_collate, normaliser)
+        super().__init__(folder, batch_size, **usual | arguments)
         self.normaliser, self.device = normaliser, pick_device(device)
         self.split, self.class_names, self.image_size = folder.name, folder.class_names, folder.size
 
@@ -221,7 +219,7 @@ def _collate(normaliser: Normaliser, items: Sequence[tuple[torch.Tensor, int]]) 
 
 def _check_arguments(folder: Any, name: str, size: Any, class_names: Any, transform: Any) -> None:
     require_choice("name", name, ("train", "val", "test"))
-    require(isinstance(size, Integral) and size >= 1, "size", size, "a whole number of pixels, 1 or more")
+    require(isinstance(size, Integral) and int(size) >= 1, "size", size, "a whole number of pixels, 1 or more")
     require(isinstance(folder, str | os.PathLike), "folder", folder, "a path")
     require(not isinstance(class_names, str), "class_names", class_names, "several names: train.class_names")
     require(len(set(class_names or ())) == len(class_names or ()), "class_names", class_names, "each name once")

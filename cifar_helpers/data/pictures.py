@@ -69,7 +69,7 @@ def _read(picture: Picture) -> Image.Image:
 def _open(source: str | Path | BinaryIO) -> Image.Image:
     """Return the image of a file, its transparent level in the range of its pixels, where Pillow leaves the file's."""
     image = Image.open(source)
-    level = image.info.get("transparency")
+    level: Any = image.info.get("transparency")
     rawmode = image.tile[0][3] if level is not None and image.format == "PNG" and image.tile else None
     if rawmode in ("L;2", "L;4"):
         image.info["transparency"] = level * (85 if rawmode == "L;2" else 17)
