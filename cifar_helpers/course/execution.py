@@ -216,7 +216,7 @@ def _execute(client: NotebookClient, environment: dict[str, str]) -> bool:
     return False
 
 
-def _stop(client: NotebookClient, thread: threading.Thread, patience: float = 5.0) -> None:
+def _stop(client: Any, thread: threading.Thread, patience: float = 5.0) -> None:
     """Interrupt the kernel, so that its cell ends and keeps its output; kill it if that is not enough."""
     for send in (_interrupt, psutil.Process.kill):
         with contextlib.suppress(AttributeError, psutil.Error):  # not started yet, or gone

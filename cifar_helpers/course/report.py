@@ -34,8 +34,8 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     Raises:
         ValueError: there is a report.html that this program did not write.
     """
-    found = {figure: facts for figure in (out / "figures").glob("*.png") if (facts := read_figure(figure))}
-    facts = dict(sorted(found.items(), key=lambda item: (item[0].name[:2], item[0].stat().st_mtime_ns)))
+    found = {figure: fact for figure in (out / "figures").glob("*.png") if (fact := read_figure(figure))}
+    facts = {path: found[path] for path in sorted(found, key=lambda path: (path.name[:2], path.stat().st_mtime_ns))}
     rows = read_lines(out / "figures" / "runs.jsonl")
     synthetic = any(fact.get("data_source") == "synthetic" for fact in facts.values())
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
