@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-import cifar_helpers
 from cifar_helpers._hashing import hash_json
 from cifar_helpers._storage import PARTIALS, append_line, exclusive, read_lines, remove_abandoned
 from cifar_helpers.course._ownership import (
@@ -226,5 +225,5 @@ def _digest(path: Path) -> str:
 
 def _digest_package() -> str:
     """Return what identifies the code of this package."""
-    files = sorted(Path(cifar_helpers.__file__).parent.rglob("*.py"))
+    files = sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
