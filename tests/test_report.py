@@ -77,7 +77,7 @@ def test_a_picture_of_yours_is_not_in_the_report(out):
         list(FIGURE_FACTS),
         {"title": "x"},
     ],
-    ids=str,
+    ids=["number", "nothing", "list", "no pairs", "text"],
 )
 def test_a_foreign_picture_or_a_broken_link_does_not_stop_the_report(out, facts):
     save_line("real")
