@@ -145,6 +145,14 @@ def copy_of(project, name: str):
     return nbformat.read(project / "build" / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
+@pytest.fixture
+def interruptible():
+    """Heed SIGINT: a shell starts what runs in its background so that it does not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_when(ready: Path) -> threading.Thread:
     """Send this process what Ctrl-C sends, once a file is there."""
 
@@ -159,7 +167,7 @@ def interrupt_when(ready: Path) -> threading.Thread:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
-def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(waiting, capfd):
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(waiting, interruptible, capfd):
     thread = interrupt_when(waiting / "ready")
     assert main(["run"]) == 130
     thread.join()

@@ -167,7 +167,7 @@ def test_your_own_network_is_trained_and_loaded_again(user, library):
     done = user.run("-c", TRAIN, str(library))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == cifar_helpers.__version__
-    assert user.files() == ["mine.safetensors"]
+    assert user.files() == ["mine.safetensors", "mine.safetensors.previous"]  # of the epoch before
 
 
 def test_the_doctor_says_where_everything_goes(user):
