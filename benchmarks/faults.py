@@ -35,6 +35,7 @@ import nbformat
 import torch
 from torch import nn
 from torchvision import datasets
+from tqdm import tqdm
 
 from cifar_helpers import _storage
 from cifar_helpers._hashing import hash_weights
@@ -199,7 +200,8 @@ def _take_out(twin: str) -> None:
         case "files are written in place":
             _storage.write_whole = _in_place
         case "leftovers stay":
-            _storage.remove_abandoned = download.remove_abandoned = notebooks.remove_abandoned = nothing
+            for module in (_storage, checkpoint, download, notebooks):
+                module.remove_abandoned = nothing  # type: ignore[attr-defined]
         case "the optimizer begins anew":
             loop.load_optimizer_state = nothing
         case "randomness goes on":
@@ -252,8 +254,15 @@ class Tally:
     lost: list[str] = field(default_factory=list)
 
 
+class _System:
+    """The module `os`, as the one module of the package that writes sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
 def _die_at(name: str, call: int) -> None:
-    """Let this process be killed at a call of a function of `os`; of a write, half is done."""
+    """Let this process be killed at a call of a function of `os` that writes a file; of a write, half is done."""
     original, calls = getattr(os, name), iter(range(10**9))
 
     def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -263,11 +272,14 @@ def _die_at(name: str, call: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
 
-    setattr(os, name, replacement)
+    system = _System()
+    setattr(system, name, replacement)
+    _storage.os = system
 
 
 def _work(job: Callable[[Path], None], folder: Path, death: tuple[str, int] | None, twin: str, ready: Any) -> None:
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kill would leave behind
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     _take_out(twin)
     ready.send(True)
