@@ -18,7 +18,7 @@ from typing import Any
 from cifar_helpers.course import RECIPES
 from cifar_helpers.course.recipes import Experiment
 from cifar_helpers.data import load_data, make_batches
-from cifar_helpers.models import build_model
+from cifar_helpers.models import ModelConfig, build_model
 from cifar_helpers.runtime import environment, environment_line, pick_device
 from cifar_helpers.training import evaluate, fit
 
@@ -50,7 +50,8 @@ def summary(rows: list[dict[str, Any]], key: str, scale: float = 1.0) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", nargs="?", default="study", choices=RECIPES)
+    ours = [name for name, recipe in RECIPES.items() if isinstance(recipe.experiment.model, ModelConfig)]
+    parser.add_argument("recipe", nargs="?", default="study", choices=ours)
     parser.add_argument("--dataset", default="cifar10", choices=("cifar10", "cifar100"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--change", type=json.loads, default={}, help="fields to change, as JSON")

@@ -5,7 +5,6 @@ for name, probability in classifier.predict("my_dog.jpg"):
     print(f"{probability:6.1%} {name}")
 """
 
-import inspect
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -14,13 +13,12 @@ import torch
 from torch import nn
 
 from cifar_helpers._arguments import require
-from cifar_helpers._storage import CheckpointError
+from cifar_helpers.data.folders import readable_endings
 from cifar_helpers.data.pictures import Picture, to_square
 from cifar_helpers.data.transforms import Normaliser
-from cifar_helpers.models.networks import make_model
-from cifar_helpers.training.checkpoint import load_checkpoint
+from cifar_helpers.transfer import load_network
 
-__all__ = ["Classifier", "load_model"]
+__all__ = ["Classifier", "find_pictures", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -56,18 +54,22 @@ class Classifier:
 def load_model(path: str | Path) -> Classifier:
     """Return the best network of a finished or unfinished run from its checkpoint, on the CPU.
 
+    Its pictures have the size that the network knows: of a fine-tuned one that to which it scales every image.
+
     Raises:
-        CheckpointError: the file is damaged, or holds a model that `models.make_model` did not make.
+        CheckpointError: the file is damaged, or holds a model that neither `models.make_model` nor
+            `transfer.make_transfer_model` made.
     """
-    found = load_checkpoint(path)
-    arguments = inspect.signature(make_model).parameters
-    spec = {key: value for key, value in found.identity["model"].items() if key in arguments}
-    if found.normaliser is None or not found.class_names or "num_classes" not in spec:
-        raise CheckpointError(
-            f"{path} does not say how to build its network: load_model needs a model from make_model, trained on "
-            "Batches. A network of your own takes its weights with "
-            "model.load_state_dict(load_checkpoint(path).weights)."
-        )
-    model = make_model(**spec)
-    model.load_state_dict(found.weights)
-    return Classifier(model.eval(), found.normaliser, found.class_names, spec["image_size"])
+    return Classifier(*load_network(path))
+
+
+def find_pictures(folder: str | Path) -> list[Path]:
+    """Return the pictures in a folder by name, as their endings say; what is hidden and sub-folders are left alone.
+
+    Raises:
+        ValueError: there is no such folder, or no picture in it.
+    """
+    endings = readable_endings()
+    found = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in endings)
+    require(bool(found), "folder", str(folder), "one with pictures in it, such as photo.jpg")
+    return found

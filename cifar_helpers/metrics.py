@@ -169,6 +169,12 @@ class Calibration:
         gaps = (self.confidence - self.accuracy)[filled].abs() * self.count[filled]
         return float(gaps.sum() / self.count.sum())
 
+    @property
+    def overconfidence(self) -> float:
+        """Mean confidence less accuracy, in [-1, 1]: above 0 over-confident, below 0 under-confident."""
+        gaps = (self.confidence - self.accuracy).nan_to_num() * self.count
+        return float(gaps.sum() / self.count.sum())
+
 
 def calibration(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> Calibration:
     """Return how often the predicted class is right, by how probable logits (N, C) make it.

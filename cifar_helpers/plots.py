@@ -29,6 +29,7 @@ __all__ = [
     "plot_class_counts",
     "plot_curve",
     "plot_dependencies",
+    "plot_differences",
     "plot_embedding",
     "plot_history",
     "plot_images",
@@ -38,6 +39,7 @@ __all__ = [
     "plot_prediction_strip",
     "plot_published",
     "plot_reliability",
+    "plot_tornado",
     "plot_tradeoff",
     "plot_variance_spectrum",
     "plot_verdicts",
@@ -220,8 +222,80 @@ def plot_intervals(
     return ax
 
 
+def plot_differences(intervals: Mapping[str, tuple[float, float, float]], title: str, ax: Axes | None = None) -> Axes:
+    """Draw paired differences of accuracies with their intervals, in points; grey where an interval holds zero.
+
+    Args:
+        intervals: (difference, low, high) of each, as fractions, as `statistics.paired_difference` gives them.
+    """
+    ax = ax or plt.gca()
+    for y, values in enumerate(intervals.values()):
+        value, low, high = (100 * v for v in values)
+        colour = "0.6" if low <= 0 <= high else PALETTE[0] if value > 0 else PALETTE[3]
+        ax.plot([low, high], [y, y], color=colour, lw=5, alpha=0.45, solid_capstyle="butt")
+        ax.plot(value, y, "o", color=colour, ms=5)
+        ax.text(high, y, f"  {value:+.2f}", va="center", size=8)
+    ax.axvline(0, **REFERENCE)
+    ends = [100 * end for _, low, high in intervals.values() for end in (low, high)]
+    left, right = min(0.0, *ends), max(0.0, *ends)
+    room = max(right - left, 0.1)
+    ax.set_yticks(range(len(intervals)), list(intervals))
+    ax.set(title=title, xlabel="difference in test accuracy (points), 95 % interval")
+    ax.set(xlim=(left - 0.05 * room, right + 0.22 * room), ylim=(len(intervals) - 0.5, -0.5))
+    return ax
+
+
+def plot_tornado(swings: Sequence[Any], centre: float, title: str, xlabel: str, ax: Axes | None = None) -> Axes:
+    """Draw how far a value moves along each assumption alone, as bars around the value at which all are likely.
+
+    What lies below zero is red. A value that is not finite ends at the edge.
+
+    Args:
+        swings: `course.decisions.Swing`s, the widest first.
+        centre: the value with all assumptions likely.
+    """
+    ax = ax or plt.gca()
+    values = [v for swing in swings for v in (swing.at_low, swing.at_high)]
+    known = [v for v in (*values, centre, 0.0) if math.isfinite(v)]
+    room = 0.3 * (max(known) - min(known)) or 1.0
+    edges = min(known) - room, max(known) + room
+    centre = min(max(centre, edges[0]), edges[1])
+    for y, swing in enumerate(swings):
+        pairs = ((swing.at_low, swing.low), (swing.at_high, swing.high))
+        ends = [(min(max(value, edges[0]), edges[1]), end) for value, end in pairs]
+        for value, _ in ends:
+            for left, right, colour in _at_zero(centre, value):
+                ax.barh(y, right - left, left=left, height=0.66, color=colour)
+        for value, text in _end_texts(centre, ends):
+            ax.text(value, y, f" {text} ", ha="left" if value > centre else "right", va="center", size=8, clip_on=True)
+    ax.axvline(centre, color="0.2", lw=1)
+    ax.axvline(0, **REFERENCE)
+    ax.set_yticks(range(len(swings)), [swing.name for swing in swings])
+    ax.set(title=title, xlabel=xlabel, xlim=edges, ylim=(max(len(swings), 1) - 0.5, -0.5))
+    ax.locator_params(axis="x", nbins=6)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def _end_texts(centre: float, ends: Sequence[tuple[float, float]]) -> list[tuple[float, str]]:
+    """Return where the ends of a range are written; two on the same side of the centre share the place of the outer."""
+    texts = [(value, f"{end:,.0f}" if abs(end) >= 1000 else f"{end:g}") for value, end in ends if value != centre]
+    if len(texts) == 2 and (texts[0][0] > centre) == (texts[1][0] > centre):
+        inner, outer = sorted(texts, key=lambda text: abs(text[0] - centre))
+        return [(outer[0], f"{outer[1]} and {inner[1]}")]
+    return texts
+
+
+def _at_zero(centre: float, value: float) -> list[tuple[float, float, Any]]:
+    """Return the bar from the centre to a value in pieces (left, right, colour), cut where the sign turns."""
+    left, right = sorted((centre, value))
+    cuts = [left, 0.0, right] if left < 0 < right else [left, right]
+    return [(a, b, PALETTE[3] if b <= 0 else PALETTE[0]) for a, b in itertools.pairwise(cuts)]
+
+
 def plot_reliability(calibrations: Mapping[str, Any], title: str, ax: Axes | None = None) -> Axes:
-    """Draw how often predictions are right against how probable they were said to be; on the diagonal, honestly.
+    """Draw how often predictions are right against their confidence; a calibrated network lies on the diagonal.
 
     The area of a point grows with the number of its images.
 
@@ -230,12 +304,12 @@ def plot_reliability(calibrations: Mapping[str, Any], title: str, ax: Axes | Non
     """
     ax = ax or plt.gca()
     for (name, found), colour in zip(calibrations.items(), itertools.cycle(PALETTE), strict=False):
-        label = f"{name}: error {100 * found.error:.1f} %"
+        label = f"{name}: calibration error {100 * found.error:.1f} %"
         ax.plot(100 * found.confidence, 100 * found.accuracy, color=colour, lw=1, label=label)
         sizes = 150 * found.count / found.count.sum()
         ax.scatter(100 * found.confidence, 100 * found.accuracy, s=6 + sizes.numpy(), color=colour, linewidths=0)
     ax.plot([0, 100], [0, 100], **REFERENCE)
-    ax.set(title=title, xlabel="probability of the predicted class (%)", ylabel="predictions that are right (%)")
+    ax.set(title=title, xlabel="confidence: probability of the prediction (%)", ylabel="accuracy (%)")
     ax.set(xlim=(0, 101), ylim=(0, 101))
     ax.legend(frameon=False, fontsize=8, loc="lower right")
     return ax
@@ -280,13 +354,13 @@ def plot_published(
     for i, (name, value) in enumerate(ours.items()):  # in two columns, for neighbours are close
         ax.axhline(100 * value, color="black", lw=0.8)
         x = 0.02 + 0.5 * (i % 2)
-        ax.text(x, 100 * value, f"{name}, {100 * value:.1f}", size=7, va="bottom", transform=ax.get_yaxis_transform())
+        ax.text(x, 100 * value, f"{name}, {100 * value:.1f}", size=8, va="bottom", transform=ax.get_yaxis_transform())
     for name, value in claims.items():
         ax.axhline(100 * value, color=PALETTE[3], lw=1, ls=":", label=name)
     ax.set(title=title, xlabel="year of publication", ylabel="test accuracy (%)")
     ax.set(xlim=(min(years) - 1, max(years) + 2))
     ax.locator_params(axis="x", integer=True)
-    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import torch
 
 from cifar_helpers._arguments import require
 from cifar_helpers.runtime import make_generator
 
-__all__ = ["PairedTest", "bootstrap", "mcnemar", "rank_shares", "wilson_interval"]
+__all__ = ["PairedTest", "bootstrap", "mcnemar", "mean_interval", "paired_difference", "rank_shares", "wilson_interval"]
 
 
 def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[float, float]:
@@ -20,7 +21,56 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
 
     require(0 <= correct <= count and count >= 1, "correct", (correct, count), "0 to count, and count at least 1")
     interval = binomtest(correct, count).proportion_ci(level, method="wilson")
-    return interval.low, interval.high
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(correct: torch.Tensor, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean accuracy of the seeds of a recipe with its interval, as (value, low, high), fractions.
+
+    The interval holds both other test images and other seeds: the squares of the two standard errors are added. Of a
+    single run it is Wilson's, and knows nothing of seeds; of three runs the part of the seeds is a rough guess.
+
+    Args:
+        correct: bool (R, N), which answers of R runs are right on the same N images.
+
+    Raises:
+        ValueError: it has another shape or type, or is empty.
+    """
+    fits = correct.dtype == torch.bool and correct.ndim == 2 and correct.numel() > 0
+    require(fits, "correct", (correct.dtype, tuple(correct.shape)), "torch.bool, of shape (R, N)")
+    runs, count = correct.shape
+    value = correct.double().mean().item()
+    if runs == 1:
+        return value, *wilson_interval(int(correct.sum()), count, level)
+    by_image, by_run = correct.double().mean(0), correct.double().mean(1)
+    error = (by_image.var().item() / count + by_run.var().item() / runs) ** 0.5
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    return value, max(0.0, value - reach), min(1.0, value + reach)
+
+
+def paired_difference(first: torch.Tensor, second: torch.Tensor, level: float = 0.95) -> tuple[float, float, float]:
+    """Return by how much the accuracy of the first exceeds that of the second, with its interval, as fractions.
+
+    Both are bool (N,), which answers are right on the same images. Only images on which the two disagree count: with b
+    that the first alone has right and c that the second alone has, the difference is (b - c) / N and its standard error
+    √(b + c - (b - c)² / N) / N (Wald's interval for paired proportions). It says nothing of other seeds.
+
+    Raises:
+        ValueError: the two have not the same shape, or another type than bool.
+    """
+    b, c = _alone(first, second)
+    count = len(first)
+    difference = (b - c) / count
+    reach = NormalDist().inv_cdf((1 + level) / 2) * (b + c - (b - c) ** 2 / count) ** 0.5 / count
+    return difference, difference - reach, difference + reach
+
+
+def _alone(first: torch.Tensor, second: torch.Tensor) -> tuple[int, int]:
+    """Return how many answers the first alone has right, and how many the second alone."""
+    for name, correct in (("first", first), ("second", second)):
+        require(correct.dtype == torch.bool, name, correct.dtype, "torch.bool, whether each answer is right")
+    require(first.shape == second.shape, "second", tuple(second.shape), f"{tuple(first.shape)}: the same images")
+    return int((first & ~second).sum()), int((second & ~first).sum())
 
 
 @dataclass(frozen=True)
@@ -43,10 +93,7 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> PairedTest:
     """
     from scipy.stats import binomtest
 
-    for name, correct in (("first", first), ("second", second)):
-        require(correct.dtype == torch.bool, name, correct.dtype, "torch.bool, whether each answer is right")
-    require(first.shape == second.shape, "second", tuple(second.shape), f"{tuple(first.shape)}: the same images")
-    a, b = int((first & ~second).sum()), int((second & ~first).sum())
+    a, b = _alone(first, second)
     return PairedTest(a, b, binomtest(a, a + b).pvalue if a + b else 1.0)
 
 

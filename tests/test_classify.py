@@ -6,7 +6,7 @@ from small import NAMES, equal_weights, random_split, small_batches
 from torch import nn
 
 from cifar_helpers._storage import CheckpointError
-from cifar_helpers.classify import load_model
+from cifar_helpers.classify import find_pictures, load_model
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.pictures import to_square
 from cifar_helpers.data.transforms import Normaliser
@@ -14,6 +14,7 @@ from cifar_helpers.models.networks import make_model
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import predict
 from cifar_helpers.training.loop import fit
+from cifar_helpers.transfer import TRAINED, cut_head, make_transfer_model
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.02, precision="float32")
 
@@ -47,6 +48,18 @@ def test_every_kind_of_network_is_loaded_again(tmp_path, name):
     train = Batches(random_split(16, size=16), Normaliser.fit(random_split()), "cpu")
     fit(model, train, train.like(random_split(8, "val", 16)), TrainConfig(epochs=1, batch_size=8), checkpoint=path)
     assert equal_weights(load_model(path).model, model)
+
+
+@pytest.mark.parametrize("train", TRAINED)
+def test_a_fine_tuned_network_is_loaded_like_any_other(tmp_path, train):
+    batches = small_batches()
+    network = make_model("cnn_bn", 7, width=0.1, image_size=8)
+    model = make_transfer_model(cut_head(network, batches[0].normaliser, "a test", 8), 4, train)
+    fit(model, *batches, CONFIG, checkpoint=tmp_path / "run.safetensors")
+    classifier = load_model(tmp_path / "run.safetensors")
+    assert torch.equal(predict(classifier.model, batches[1])[0], predict(model, batches[1])[0])
+    assert (classifier.class_names, classifier.image_size) == (NAMES, 8)
+    assert sum(p for _, p in classifier.predict(picture(200))) == pytest.approx(1)
 
 
 def test_top_classes_of_a_picture_in_three_lines(trained):
@@ -150,3 +163,13 @@ def test_your_own_model_is_refused_with_advice(tmp_path):
     fit(net, *small_batches(), CONFIG, checkpoint=path)
     with pytest.raises(CheckpointError, match="how to build its network"):
         load_model(path)
+
+
+def test_the_pictures_of_a_folder_come_by_name(tmp_path):
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "more").mkdir()
+    assert [path.name for path in find_pictures(tmp_path)] == ["a.png", "b.JPG"]
+    for folder in (tmp_path / "more", tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"folder=.*one with pictures in it"):
+            find_pictures(folder)

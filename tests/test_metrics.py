@@ -113,6 +113,9 @@ def test_the_temperature_undoes_a_known_one_and_changes_no_prediction():
         assert torch.equal(scaled.argmax(1), logits.argmax(1))
         assert calibration(scaled, labels).error < 0.02
     assert calibration(4 * logits, labels).error > 0.1
+    assert calibration(4 * logits, labels).overconfidence > 0.1
+    assert calibration(logits / 4, labels).overconfidence < -0.1
+    assert abs(calibration(logits, labels).overconfidence) < 0.02
 
 
 def test_logits_that_are_no_numbers_are_not_calibrated():

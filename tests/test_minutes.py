@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from cifar_helpers.course import BASELINE, FINAL, LAPTOP, QUICK, STUDY, Expected, Work, expect
+from cifar_helpers.course import BASELINE, FINAL, FINETUNED, LAPTOP, QUICK, STUDY, Expected, Work, expect
 from cifar_helpers.course.minutes import training_rate
 from cifar_helpers.models import layer_table, make_model
+from cifar_helpers.transfer import build_transfer_model
 
 CPU = torch.device("cpu")
 LINEAR = BASELINE.change(model="linear", epochs=3, batch_size=100)
@@ -59,3 +60,22 @@ def test_the_rate_is_measured_once_and_draws_nothing():
     assert 1e8 < rate < 1e15
     assert torch.equal(state, torch.get_rng_state())
     assert training_rate(CPU) == rate
+
+
+def test_a_pretrained_network_is_counted_at_its_own_size():
+    model = build_transfer_model(FINETUNED.model, 10, weights=False)
+    state = torch.get_rng_state()
+    forward = 2 * sum(row.multiply_adds for row in layer_table(model, 32))
+    kinds = ("all", "last stage", "head")
+    whole, last, head = (Work(FINETUNED.change(train=train), images=1_000, val_images=100) for train in kinds)
+    assert whole.operations == 3 * (3 * forward * 1_000 + forward * 100)
+    assert head.operations == 3 * ((forward + 4 * 1280 * 10) * 1_000 + forward * 100)
+    assert head.operations < last.operations < 0.7 * whole.operations
+    assert 1.7e8 < forward / 2 * (224 / FINETUNED.model.image_size) ** 2 < 5e8  # published: 407 million at 224 pixels
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_pretrained_network_has_a_rate_of_its_own():
+    training_rate.cache_clear()
+    assert 1e8 < training_rate(CPU, "efficientnet_lite0") < 1e15
+    assert training_rate.cache_info().currsize == 1

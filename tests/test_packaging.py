@@ -205,7 +205,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Author"] == "the cifar_helpers authors"
     assert {line.split(", ")[0] for line in metadata.get_all("Project-URL")} == {"Changelog", "Issues", "Repository"}
-    assert set(metadata.get_all("Provides-Extra")) == {"dev", "notebooks"}
+    assert set(metadata.get_all("Provides-Extra")) == {"dev", "imagenet", "notebooks", "timm"}
     plain = {Requirement(line).name for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert plain == {requirement.name for requirement in RUNTIME}
 
@@ -230,10 +230,10 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.relative_to(PACKAGE).as_posix())
 def test_every_import_is_a_declared_dependency(path):
     runtime = {requirement.name for requirement in RUNTIME}
-    notebooks = {requirement.name for requirement in EXTRAS["notebooks"]}
+    optional = {requirement.name for extra in ("notebooks", "timm") for requirement in EXTRAS[extra]}
     in_course = "course" in path.relative_to(PACKAGE).parts
     for distribution, inside in imports(path):
-        assert distribution in (runtime | notebooks if inside or in_course else runtime)
+        assert distribution in (runtime | optional if inside or in_course else runtime)
 
 
 def test_every_dependency_is_imported():
@@ -242,10 +242,19 @@ def test_every_dependency_is_imported():
 
 
 def test_dependencies_stand_once():
-    names = [requirement.name for requirement in [*RUNTIME, *EXTRAS["notebooks"], *EXTRAS["dev"]]]
+    names = [requirement.name for requirements in (RUNTIME, *EXTRAS.values()) for requirement in requirements]
     assert sorted(names) == sorted(set(names))
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if not line.startswith("#")] == ["-e .[notebooks,dev]"]
+    assert [line for line in lines if not line.startswith("#")] == ["-e .[notebooks,imagenet,dev]"]
+
+
+def test_one_version_of_the_weights_stands_everywhere():
+    """The hash is that of one file: the notebook that installs it on Colab names the same version."""
+    (weights,) = PROJECT["optional-dependencies"]["imagenet"]
+    name = weights.partition("==")[0]
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        found = re.findall(rf"{name}==[\d.]+", path.read_text(encoding="utf-8"))
+        assert set(found) <= {weights}, path.name
 
 
 def test_no_user_gets_a_test_tool_or_an_upper_bound():

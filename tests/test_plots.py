@@ -7,7 +7,7 @@ import torch
 from small import NAMES, random_split
 
 from cifar_helpers import plots
-from cifar_helpers.course.decisions import KINDS, PUBLISHED
+from cifar_helpers.course.decisions import KINDS, PUBLISHED, Swing
 from cifar_helpers.metrics import calibration
 from cifar_helpers.models.networks import make_model
 from cifar_helpers.models.summary import layer_table
@@ -17,6 +17,7 @@ plt.switch_backend("agg")
 SPLIT = random_split(24)
 HISTORY = [EpochRecord(e, e, 0.1, 2 / e, 0.2 * e, 2.5 / e, 0.15 * e, 1.0) for e in (1, 2, 3)]
 CONFUSION = torch.eye(4, dtype=torch.int64) * 5
+SWINGS = [Swing("wide", 1, 3, -10.0, 40.0), Swing("infinite", 0, 1, -math.inf, 10.0), Swing("none", 1, 1, 10.0, 10.0)]
 
 DRAW = {
     "images": lambda ax: plots.plot_images(SPLIT.images, 6, captions=["a b"] * 24, row_names=NAMES, title="t", ax=ax),
@@ -37,6 +38,8 @@ DRAW = {
     "dependencies": lambda ax: plots.plot_dependencies(torch.eye(4), "t", ax),
     "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.4, 0.6)}, 0.1, "t", marks={"a": [0.45]}, ax=ax),
     "reliability": lambda ax: plots.plot_reliability({"a": calibration(torch.eye(4), torch.arange(4))}, "t", ax),
+    "differences": lambda ax: plots.plot_differences({"a": (0.02, 0.01, 0.03), "b": (0, -0.01, 0.01)}, "t", ax),
+    "tornado": lambda ax: plots.plot_tornado(SWINGS, 10.0, "t", "x", ax),
     "tradeoff": lambda ax: plots.plot_tradeoff({"a": (1, 50), "b": (30, 60)}, "t", "x", "y", ax),
     "published": lambda ax: plots.plot_published(PUBLISHED[:5], KINDS, {"ours": 0.9}, {"claim": 1.0}, "t", ax),
     "verdicts": lambda ax: plots.plot_verdicts({"a": [], "b": ["d"]}, ["c", "d"], {"b": "d"}, "t", ax),
@@ -66,7 +69,7 @@ def test_axes_are_labelled(name):
     _, ax = plt.subplots()
     DRAW[name](ax)
     assert ax.get_xlabel()
-    assert ax.get_ylabel() or name in ("accuracies", "initial losses", "intervals")
+    assert ax.get_ylabel() or name in ("accuracies", "differences", "initial losses", "intervals", "tornado")
 
 
 def test_every_pixel_of_a_grid_is_the_images():
@@ -124,6 +127,33 @@ def test_a_network_that_is_right_less_often_than_it_says_lies_below_the_diagonal
     x, y = ax.lines[0].get_xydata()[~np.isnan(ax.lines[0].get_ydata())][0]
     assert (x, y) == pytest.approx((75, 50), abs=0.01)
     assert "error 25.0 %" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_a_difference_is_drawn_in_points_with_its_interval():
+    _, ax = plt.subplots()
+    plots.plot_differences({"a": (0.02, 0.01, 0.03), "b": (0.0, -0.01, 0.01)}, "t", ax)
+    assert list(ax.lines[0].get_xdata()) == pytest.approx([1, 3])
+    assert ax.lines[2].get_color() == "0.6"  # it holds zero
+    assert ax.lines[0].get_color() == plots.PALETTE[0]
+    assert [text.get_text().strip() for text in ax.texts] == ["+2.00", "+0.00"]
+
+
+def test_a_tornado_is_red_below_zero_and_ends_at_the_edge_where_a_value_is_infinite():
+    _, ax = plt.subplots()
+    plots.plot_tornado(SWINGS, 10.0, "t", "x", ax)
+    bars = sorted((bar.get_x(), bar.get_x() + bar.get_width(), bar.get_y() < 0.5) for bar in ax.patches)
+    assert [bar[:2] for bar in bars if bar[2]] == [(-10, 0), (0, 10), (10, 40)]
+    reds = [bar for bar in ax.patches if bar.get_facecolor()[:3] == pytest.approx(plots.PALETTE[3])]
+    assert [bar.get_x() + bar.get_width() for bar in reds] == [0, 0]
+    assert min(bar.get_x() for bar in ax.patches) == ax.get_xlim()[0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["wide", "infinite", "none"]
+    assert [text.get_text().strip() for text in ax.texts] == ["1", "3", "0"]
+    _, ax = plt.subplots()
+    plots.plot_tornado([Swing("one side", 50, 2000, 12.0, 15.0)], 10.0, "t", "x", ax)
+    assert [text.get_text().strip() for text in ax.texts] == ["2,000 and 50"]
+    _, ax = plt.subplots()
+    plots.plot_tornado([Swing("no rival", 0, 1, math.inf, math.inf)], math.inf, "t", "x", ax)
+    assert all(map(math.isfinite, ax.get_xlim()))
 
 
 def test_repetitions_in_the_wrong_direction_are_refused():

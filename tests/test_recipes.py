@@ -12,14 +12,18 @@ import pytest
 import torch
 from small import synthetic_split
 
+from cifar_helpers import transfer
 from cifar_helpers._storage import CheckpointError, append_line, load_tensors, read_lines, save_tensors
+from cifar_helpers.classify import load_model
 from cifar_helpers.course import recipes
 from cifar_helpers.course.profiles import LAPTOP, PROFILES, QUICK
 from cifar_helpers.course.recipes import (
     BASELINE,
     CHAIN,
+    FINETUNED,
     RECIPES,
     Experiment,
+    checkpoint_of,
     describe_chain,
     evaluate_recipe,
     find_runs,
@@ -33,6 +37,7 @@ from cifar_helpers.data.datasets import Dataset
 from cifar_helpers.data.download import SOURCES
 from cifar_helpers.metrics import label_ranks, sums
 from cifar_helpers.models.networks import ModelConfig, build_model
+from cifar_helpers.transfer import TransferConfig
 
 TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6)
 
@@ -101,13 +106,14 @@ def test_every_step_of_the_chain_changes_something_and_names_its_notebook():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_has_a_configuration_for_every_profile(name):
     steps = {profile: RECIPES[name].experiment_for(budget).training.max_steps for profile, budget in PROFILES.items()}
-    assert steps == {"quick": QUICK.max_steps // 2, "laptop": None, "full": None}
+    quick = RECIPES[name].quick.get("max_steps", QUICK.max_steps // 2)
+    assert steps == {"quick": quick, "laptop": None, "full": None}
     assert RECIPES[name].experiment_for(LAPTOP) == RECIPES[name].experiment
     assert RECIPES[name].experiment_for(LAPTOP, seed=3).training.seed == 3
 
 
 @pytest.mark.parametrize("name", ["baseline", "final"])
-def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, name, capsys):
+def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, name, capsys, monkeypatch):
     device = torch.device("cpu")
     model, record = train_recipe(name, dataset, TINY, workspace, device)
     assert record.history[-1].steps == 3  # half of the profile's
@@ -117,6 +123,7 @@ def test_a_recipe_leaves_a_row_a_checkpoint_and_its_logits(workspace, dataset, n
     assert logits.shape == (100, 10)
     assert about["run_hash"] == record.run_hash
     assert about["tta"] == RECIPES[name].tta
+    monkeypatch.setattr(recipes, "predict", None)  # what is there is not computed again
     again, same = train_recipe(name, dataset, TINY, workspace, device)
     assert "trained before" in capsys.readouterr().out
     assert same.run_hash == record.run_hash
@@ -273,3 +280,38 @@ def test_the_command_line_trains_a_recipe_and_names_an_unknown_one(tmp_path):
     trained = [name_weights(row) for row in rows if row["name"] != "lenet-cifar10"]
     assert [line.split(":")[0] for line in trained] == [f"{step}-{data}" for data in SOURCES for step in CHAIN]
     assert [line for line in chain.stdout.splitlines() if ": weights " in line] == trained
+
+
+# --- a pretrained network ---
+
+
+def test_a_pretrained_experiment_is_changed_in_its_network_too():
+    changed = FINETUNED.change(model="resnet18", image_size=64, train="head", lr=0.3)
+    assert changed.model == TransferConfig("resnet18", 64, "head")
+    assert changed.training == dataclasses.replace(FINETUNED.training, lr=0.3)
+    with pytest.raises(ValueError, match="field='width' is not known"):
+        FINETUNED.change(width=0.5)
+    with pytest.raises(ValueError, match="Did you mean 'last stage'"):
+        FINETUNED.change(train="last_stage")
+
+
+def test_the_fine_tuned_recipe_is_found_again_scored_and_loaded(workspace, dataset, monkeypatch):
+    """With the layers of the pretrained network, and no file of weights."""
+    build = transfer._efficientnet_lite0
+
+    def untrained(weights=True):
+        torch.manual_seed(0)
+        return build(weights=False)
+
+    monkeypatch.setattr(transfer, "_efficientnet_lite0", untrained)
+    device = torch.device("cpu")
+    run = evaluate_recipe("finetuned", dataset, TINY, workspace, device)
+    assert run.row["model"] == {"name": "efficientnet_lite0", "image_size": 32, "train": "all"}
+    assert find_runs("cifar10", workspace)["finetuned"] == run.row
+    assert torch.equal(evaluate_recipe("finetuned", dataset, TINY, workspace, device).test, run.test)
+    path = checkpoint_of("finetuned-cifar10", RECIPES["finetuned"].experiment_for(TINY), workspace)
+    classifier = load_model(path)
+    assert classifier.class_names == dataset.class_names
+    assert classifier.normaliser == transfer._LITE0_NORMALISER
+    model, _ = train_recipe("finetuned", dataset, TINY, workspace, device)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), classifier.model.parameters(), strict=True))

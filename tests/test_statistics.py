@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from cifar_helpers.statistics import bootstrap, mcnemar, rank_shares, wilson_interval
+from cifar_helpers.statistics import (
+    bootstrap,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    rank_shares,
+    wilson_interval,
+)
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -38,6 +45,44 @@ def test_mcnemar_is_the_sign_test_on_what_only_one_gets_right():
         mcnemar(first, second[:5])
     with pytest.raises(ValueError, match="whether each answer is right"):
         mcnemar(first.int(), second.int())
+
+
+def test_a_paired_difference_has_the_interval_of_what_only_one_gets_right():
+    first = torch.tensor([True] * 8461 + [True] * 589 + [False] * 950)  # another order of magnitude than above
+    second = torch.tensor([True] * 8461 + [False] * 589 + [True] * 461 + [False] * 489)
+    difference, low, high = paired_difference(first, second)
+    assert difference == pytest.approx(0.0128)
+    assert (round(100 * low, 2), round(100 * high, 2)) == (0.65, 1.91)
+    assert paired_difference(second, first) == pytest.approx((-difference, -high, -low))
+    assert paired_difference(first, first) == (0, 0, 0)
+    with pytest.raises(ValueError, match="the same images"):
+        paired_difference(first, second[:5])
+
+
+def test_the_interval_of_a_paired_difference_holds_the_truth_about_as_often_as_it_says():
+    held = 0
+    for _ in range(400):
+        easy = torch.rand(500, generator=GENERATOR)
+        first, second = easy < 0.8, (easy < 0.7) | (torch.rand(500, generator=GENERATOR) < 0.1)  # 0.8 and 0.73
+        _, low, high = paired_difference(first, second)
+        held += low <= 0.07 <= high
+    assert 0.92 <= held / 400 <= 0.98
+
+
+def test_the_interval_of_a_mean_over_seeds_is_wider_where_seeds_differ():
+    correct = torch.rand(3, 10_000, generator=GENERATOR) < 0.9
+    value, low, high = mean_interval(correct)
+    assert value == pytest.approx(correct.double().mean().item())
+    assert low < value < high
+    uneven = correct.clone()
+    uneven[0] &= torch.rand(10_000, generator=GENERATOR) < 0.95
+    other = mean_interval(uneven)
+    assert other[2] - other[1] > 2 * (high - low)
+    assert mean_interval(correct[:1])[1:] == wilson_interval(int(correct[0].sum()), 10_000)
+    assert mean_interval(torch.ones(2, 5, dtype=torch.bool)) == (1, 1, 1)
+    for wrong in (correct[0], correct[:0], correct.int()):
+        with pytest.raises(ValueError, match=r"torch\.bool, of shape"):
+            mean_interval(wrong)
 
 
 def test_ranks_over_resamples_are_sure_of_what_is_clear_and_unsure_of_what_is_not():

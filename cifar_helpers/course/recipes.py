@@ -19,7 +19,7 @@ from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
 from cifar_helpers.course.test_access import final_test
 from cifar_helpers.course.workspace import Workspace, home_folder, kept_path, newest_rows, read_kept
 from cifar_helpers.data.batches import Batches, make_batches
-from cifar_helpers.data.datasets import Dataset
+from cifar_helpers.data.datasets import Dataset, Split
 from cifar_helpers.data.transforms import AlternatingFlip, Flip, PadCrop
 from cifar_helpers.models.networks import ModelConfig, build_model
 from cifar_helpers.runtime import is_main_process
@@ -27,6 +27,7 @@ from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import predict
 from cifar_helpers.training.loop import fit, sweep
 from cifar_helpers.training.records import RunRecord
+from cifar_helpers.transfer import TransferConfig, build_transfer_model
 
 __all__ = [
     "AUGMENTED",
@@ -35,6 +36,7 @@ __all__ = [
     "CHAIN",
     "CNN",
     "FINAL",
+    "FINETUNED",
     "LENET",
     "LONG",
     "NINE",
@@ -55,37 +57,39 @@ __all__ = [
     "train_recipe",
 ]
 
-_MODEL_FIELDS = ("width", "dropout", "activation")  # beside its name, which is called `model` here
-
 
 @dataclass(frozen=True)
 class Experiment:
     """A network and how it is trained: all that the course varies, as one frozen value."""
 
-    model: ModelConfig
+    model: ModelConfig | TransferConfig
     training: TrainConfig
 
     def change(self, **changes: Any) -> "Experiment":
         """Return the experiment with other values: `BASELINE.change(model="cnn", width=0.5, lr=0.02)`.
 
         Args:
-            changes: `model` is the name of the network; `width`, `dropout` and `activation` are the network's too, and
-                every other field is one of `TrainConfig`.
+            changes: `model` is the name of the network; `width`, `dropout` and `activation`, or `image_size` and
+                `train` of a pretrained one, are the network's too, and every other field is one of `TrainConfig`.
 
         Raises:
             ValueError: a field is unknown, or its value is not allowed.
         """
         for name in changes:
             require_choice("field", name, self._flat())
-        network = {name: changes.pop(name) for name in _MODEL_FIELDS if name in changes}
+        network = {name: changes.pop(name) for name in self._model_fields() if name in changes}
         if "model" in changes:
             network["name"] = changes.pop("model")
         return Experiment(replace(self.model, **network), replace(self.training, **changes))
 
     def _flat(self) -> dict[str, Any]:
         """Return every value under the name by which `change` knows it."""
-        model = {"model": self.model.name} | {name: getattr(self.model, name) for name in _MODEL_FIELDS}
+        model = {"model": self.model.name} | {name: getattr(self.model, name) for name in self._model_fields()}
         return model | {f.name: getattr(self.training, f.name) for f in fields(self.training)}
+
+    def _model_fields(self) -> list[str]:
+        """Return the fields of the network beside its name, which is called `model` here."""
+        return [f.name for f in fields(self.model) if f.name != "name"]
 
 
 # 03: three hidden layers; the rate is from its sweep, warmed up and brought down to zero.
@@ -116,6 +120,14 @@ NINE = AUGMENTED.change(model="nine", epochs=3)
 # 06: the large ones, which ask for a GPU.
 VGG16_BN = AUGMENTED.change(model="vgg16_bn", width=1.0)
 RESNET18 = AUGMENTED.change(model="resnet18", width=1.0)
+# 07: EfficientNet-Lite0 with its ImageNet weights, all layers; its first layer learns .15 times as fast as the head.
+FINETUNED = Experiment(
+    TransferConfig("efficientnet_lite0", image_size=128),
+    TrainConfig(
+        epochs=3, batch_size=128, optimizer="adamw", lr=1e-3, weight_decay=0.02, schedule="cosine", warmup=0.1,
+        label_smoothing=0.1, layer_lr_decay=0.9, augment=(AlternatingFlip(), PadCrop(4)),
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,20 +139,25 @@ class Recipe:
         notebook: the one that justified it.
         full: what changes with a GPU.
         tta: whether its predictions are the mean over an image and its mirror image.
+        quick: what changes for a first look; its own `max_steps` goes before that of the profile.
     """
 
     experiment: Experiment
     notebook: str
     full: Mapping[str, Any] = field(default_factory=dict)
     tta: bool = False
+    quick: Mapping[str, Any] = field(default_factory=dict)
 
     def experiment_for(self, budget: Budget, seed: int = 0) -> Experiment:
         """Return the experiment that a profile can pay for: half of its steps, because a notebook trains two."""
-        changes = self.full if budget.profile == "full" else {}
+        changes = {"full": self.full, "quick": self.quick}.get(budget.profile, {})
         steps = budget.max_steps and max(1, budget.max_steps // 2)
-        return self.experiment.change(**changes, max_steps=steps, seed=seed)
+        return self.experiment.change(**{"max_steps": steps, "seed": seed, **changes})
 
 
+# Of pretrained networks: with a GPU the size that their weights were trained for, for a first look the images' own.
+_LARGE_PICTURES = {"epochs": 6, "image_size": 224}
+_SMALL_PICTURES = {"image_size": 32, "max_steps": 6}
 RECIPES = {
     "baseline": Recipe(BASELINE, "03", full={"epochs": 20}),
     "lenet": Recipe(LENET, "04", full={"epochs": 20}),
@@ -153,6 +170,10 @@ RECIPES = {
     "nine": Recipe(NINE, "06", full={"epochs": 30, "width": 1.0}),
     "vgg16_bn": Recipe(VGG16_BN, "06", full={"epochs": 60}),
     "resnet18": Recipe(RESNET18, "06", full={"epochs": 60}),
+    "finetuned": Recipe(FINETUNED, "07", full=_LARGE_PICTURES, tta=True, quick=_SMALL_PICTURES),
+    "last_stage": Recipe(
+        FINETUNED.change(train="last stage"), "07", full=_LARGE_PICTURES, tta=True, quick=_SMALL_PICTURES
+    ),
 }
 # From the first to the last, each one step from the one before.
 CHAIN = ("baseline", "cnn", "batchnorm", "augmented", "final")
@@ -203,18 +224,30 @@ def train_recipe(
     recipe = RECIPES[name]
     experiment = recipe.experiment_for(budget, seed)
     train, val = dataset.train.take(budget.train_images), dataset.val.take(budget.eval_images)
-    batches = make_batches(train, val, device)
-    model = build_model(experiment.model, batches[0], seed)
+    model, batches = _build(experiment, train, val, device)
     run = _run_name(name, dataset.name, seed)
     path = checkpoint_of(run, experiment, workspace)
     record = fit(model, *batches, experiment.training, name=run, checkpoint=path)
-    logits, _ = predict(model, batches[1], tta=recipe.tta)
+    about = {"data": val.sha256, "weights": hash_weights(model), "tta": recipe.tta}
+    _, known = read_kept(kept_path(workspace.figures, run, "val"))
+    if not about.items() <= known.items():  # else they were left when it was trained
+        logits, _ = predict(model, batches[1], tta=recipe.tta)
+        workspace.save_logits(record, logits, about)
     row = workspace.log_run(record, dataset.name)
     if is_main_process():
         print(name_weights(row), flush=True)
-    about = {"data": val.sha256, "weights": hash_weights(model), "tta": recipe.tta}
-    workspace.save_logits(record, logits, about)
     return model, record
+
+
+def _build(
+    experiment: Experiment, train: Split, val: Split, device: torch.device
+) -> tuple[nn.Module, tuple[Batches, Batches]]:
+    """Return the network of an experiment, and batches with the normalisation that belongs to it."""
+    if isinstance(experiment.model, TransferConfig):
+        pretrained = build_transfer_model(experiment.model, train.num_classes).to(device)
+        return pretrained, make_batches(train, val, device, pretrained.normaliser)
+    batches = make_batches(train, val, device)
+    return build_model(experiment.model, batches[0], experiment.training.seed), batches
 
 
 def name_weights(row: Mapping[str, Any]) -> str:
@@ -275,7 +308,8 @@ def evaluate_recipe(
     model, record = train_recipe(name, dataset, budget, workspace, device, seed)
     row = workspace.log_run(record, dataset.name)  # the one that training left
     _refuse_higher(record.name, workspace)
-    batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device)[1]
+    known = getattr(model, "normaliser", None)  # of a pretrained network
+    batches = make_batches(dataset.train.take(budget.train_images), dataset.val, device, known)[1]
     final_test(model, dataset, batches, record, workspace, RECIPES[name].tta)
     found = read_result(row, workspace, logits)
     if not found:
@@ -352,6 +386,6 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
 def _is_of(row: dict[str, Any], recipe: Recipe, seed: int = 0) -> bool:
     """Return whether a run was trained with the recipe as it is today; a field younger than its row has its default."""
     asked = recipe.experiment_for(PROFILES[row["profile"]], seed)
-    model = ModelConfig(asked.model.name).to_dict() | row["model"]
+    model = type(asked.model)(asked.model.name).to_dict() | row["model"]
     training = TrainConfig().to_dict() | row["config"]
     return hash_json([model, training]) == hash_json([asked.model.to_dict(), asked.training.to_dict()])

@@ -40,6 +40,7 @@ __all__ = [
 
 _PROVENANCE = ("notebook", "profile", "device", "data_source")
 _MODEL_FIELDS = ("name", "width", "dropout", "activation")
+_TRANSFER_FIELDS = ("name", "image_size", "train")
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,7 @@ def _run_row(workspace: Workspace, record: RunRecord, dataset: str) -> dict[str,
     """Return the run as one row of plain values; what it scores on test stands in the test-access log."""
     environment = dict(record.environment)
     device, threads = environment.pop("device"), environment.pop("threads")
+    known = _TRANSFER_FIELDS if "backbone" in record.model else _MODEL_FIELDS
     return {
         "notebook": workspace.notebook,
         "name": record.name,
@@ -237,7 +239,7 @@ def _run_row(workspace: Workspace, record: RunRecord, dataset: str) -> dict[str,
         "data_source": workspace.data_source,
         "profile": workspace.profile,
         "seed": record.config["seed"],
-        "model": {field: record.model[field] for field in _MODEL_FIELDS if field in record.model},
+        "model": {field: record.model[field] for field in known if field in record.model},
         "config": record.config,
         "epochs": len(record.history),
         "seconds": round(record.seconds, 2),

@@ -1,6 +1,7 @@
 """CIFAR-10, CIFAR-100 and your own pictures, split once, augmented and served in batches on the device."""
 
 from cifar_helpers.data.batches import Batch, Batches, EpochBatches, Ordered, make_batches
+from cifar_helpers.data.corruptions import CORRUPTIONS, Corruption, corrupt
 from cifar_helpers.data.datasets import (
     Dataset,
     Split,
@@ -33,12 +34,14 @@ from cifar_helpers.data.transforms import (
 )
 
 __all__ = [
+    "CORRUPTIONS",
     "SOURCES",
     "AlternatingFlip",
     "Batch",
     "Batches",
     "ColourJitter",
     "ColourTransform",
+    "Corruption",
     "Cutout",
     "DataError",
     "Dataset",
@@ -55,6 +58,7 @@ __all__ = [
     "Split",
     "Transform",
     "VerticalFlip",
+    "corrupt",
     "data_folder",
     "hide_labels",
     "identical_pairs",
