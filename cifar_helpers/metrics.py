@@ -122,7 +122,7 @@ def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int,
 
 
 def find_label_issues(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return which labels (N,) a network doubts, bool (N,): confident learning (Northcutt et al., 2021).
+    """Return which labels (N,) a network doubts, bool (N,): confident learning (Northcutt, Jiang and Chuang, 2021).
 
     A network is confident of a class if it gives it at least the probability that it gives on average to images which
     carry it as their label. A label is suspect if the likeliest such class is another one. The logits must come from a

@@ -48,9 +48,9 @@ class Published:
 
 KINDS = ("mlp", "small cnn", "deep cnn", "pretrained", "pretrained, 300 M")
 # What networks were trained on before.
-_IMAGENET, _JFT = "ImageNet, 1.3 M", "JFT, 300 M"
+_IMAGENET, _JFT, _TINY = "ImageNet, 1.3 M", "JFT, 300 M", "tiny images, no labels"
 PUBLISHED = (
-    Published("cifar10", "convolutional deep belief network", "small cnn", 0.789, 2010, "Krizhevsky, Conv. DBN"),
+    Published("cifar10", "convolutional deep belief network", "small cnn", 0.789, 2010, "Krizhevsky, Conv. DBN", _TINY),
     Published("cifar10", "fully connected, deformed images", "mlp", 0.78, 2015, "Lin et al., arXiv 1511.02580"),
     Published("cifar10", "Maxout", "small cnn", 0.9062, 2013, "Goodfellow et al., arXiv 1302.4389"),
     Published("cifar10", "All-CNN", "small cnn", 0.9275, 2014, "Springenberg et al., arXiv 1412.6806"),
