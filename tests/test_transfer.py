@@ -17,6 +17,7 @@ import torchvision
 from PIL import Image
 from small import NAMES, equal_weights, random_split, small_batches
 from torch import nn
+from torch.nn import functional
 from torchvision import transforms
 from torchvision.models import ResNet18_Weights, resnet18
 
@@ -408,6 +409,45 @@ def test_the_small_convolution_pads_as_tensorflow_does():
         layer.weight.copy_(torch.tensor([1.0, 10.0, 100.0]).expand(1, 1, 3, 3) / 3)
         row = layer(torch.arange(1.0, 7.0).expand(1, 1, 6, 6))[0, 0, 0]
     assert row.tolist() == pytest.approx([321, 543, 65])
+
+
+def padded_by_hand(layer, images):
+    """Return what the layer computes where all zeros are written down: half of them first, the odd one last."""
+    kernel, stride = layer.kernel_size[0], layer.stride[0]
+    pads = []
+    for side in images.shape[:1:-1]:
+        missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return functional.conv2d(functional.pad(images, pads), layer.weight, None, stride, groups=layer.groups)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("sides", [(4, 4), (7, 7), (8, 5)])
+def test_the_padding_of_a_convolution_and_its_gradients(kernel, stride, sides):
+    layer = SameConv2d(2, 2, kernel, stride, groups=2, bias=False).double()
+    images = torch.randn(2, 2, *sides, dtype=torch.float64, requires_grad=True)
+    found, expected = layer(images), padded_by_hand(layer, images)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    given = [images, layer.weight]
+    for pair in zip(*(torch.autograd.grad((maps * weights).sum(), given) for maps in (found, expected)), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+def test_a_convolution_in_bfloat16_has_the_number_format_and_the_gradient_of_one(monkeypatch):
+    """Most depthwise convolutions learn in float32 inside, because their backward pass in bfloat16 is slow."""
+    layer = SameConv2d(8, 8, 5, 2, groups=8, bias=False)
+    images = torch.randn(2, 8, 6, 6).bfloat16().requires_grad_()
+    results = []
+    for slow in (False, True):
+        monkeypatch.setattr(SameConv2d, "_is_slow_in_bfloat16", lambda *_, slow=slow: slow)
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = layer(images)
+        assert maps.dtype == torch.bfloat16
+        results.append((maps, *torch.autograd.grad(maps.float().square().sum(), [images, layer.weight])))
+    for inside, outside in zip(*results, strict=True):
+        torch.testing.assert_close(inside, outside, rtol=0.05, atol=0.05)
 
 
 def test_lite0_is_the_reference_implementation(lite0):

@@ -4,6 +4,8 @@ M. Tan and Q. Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neur
 variants (2020) leave out squeeze-and-excitation and have ReLU6 in place of swish.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,11 +32,28 @@ class SameConv2d(nn.Conv2d):
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        pads: list[int] = []
+        padding, kept = [], []
         for side, kernel, stride in zip(images.shape[-2:], self.kernel_size, self.stride, strict=True):
-            missing = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            pads = [missing // 2, missing - missing // 2, *pads]  # F.pad begins with the last axis
-        return super().forward(F.pad(images, pads) if any(pads) else images)
+            outputs = -(-side // stride)
+            missing = max((outputs - 1) * stride + kernel - side, 0)
+            odd = missing % 2  # then both sides are padded by a stride more, and the first output is dropped
+            padding.append(missing // 2 + odd * stride)
+            kept.append(slice(odd, odd + outputs))
+        convolve = _depthwise_in_float32 if self._is_slow_in_bfloat16(images) else F.conv2d
+        maps = convolve(images, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return maps[..., kept[0], kept[1]]
+
+    def _is_slow_in_bfloat16(self, images: torch.Tensor) -> bool:
+        """Return whether the backward pass takes three to twenty times as long in bfloat16: torch 2.15 on a CPU."""
+        depthwise = self.groups > 1 and (self.kernel_size, self.stride) != ((3, 3), (1, 1))
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        return depthwise and learns and images.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
+def _depthwise_in_float32(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    """Return what `F.conv2d` returns, computed in float32 and in the number format of the images."""
+    with torch.autocast("cpu", enabled=False):
+        return F.conv2d(images.float(), *arguments).to(images.dtype)
 
 
 def _conv_norm(c_in: int, c_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
