@@ -22,6 +22,8 @@ SPEED = "<!-- speed: filled by `python -m cifar_helpers report` from benchmarks/
 def results_markdown(home: Path) -> str:
     """Return the results of the recipe on real data as a Markdown table, from the two logs in `home`/figures.
 
+    The chain, and behind it the fine-tuned network, where it was trained on both data sets.
+
     Raises:
         ValueError: a step of the chain has no run on one of the data sets.
     """
@@ -30,12 +32,13 @@ def results_markdown(home: Path) -> str:
     looks = read_lines(workspace.test_access_log)
     heads = " | ".join(f"{s.title} validation (%) | {s.title} test (%) | seconds" for s in SOURCES.values())
     lines = [f"| step | notebook | {heads} |", "|---|---|" + "---:|" * 3 * len(SOURCES)]
-    for step in CHAIN:
+    steps = _shown_steps(found)
+    for step in steps:
         cells = [cell for dataset in SOURCES for cell in _result_cells(step, dataset, found[dataset], looks)]
         lines.append(f"| {step} | {RECIPES[step].notebook} | {' | '.join(cells)} |")
-    rows = [found[dataset][step] for dataset in SOURCES for step in CHAIN]
+    rows = [found[dataset][step] for dataset in SOURCES for step in steps]
     made = sorted({f"{row['profile']} profile, {row['device']} in {row['versions']['dtype']}" for row in rows})
-    twice = ", ".join(step for step in CHAIN if RECIPES[step].tta)
+    twice = " and ".join(step for step in steps if RECIPES[step].tta)
     about = (
         f"{' and '.join(made)}; one seed, best epoch by validation, one view. Test: with Wilson's 95 % interval, from "
         f"the test-access log, two views for {twice}."
@@ -53,16 +56,22 @@ def draw_ladder(home: Path) -> Path | None:
 
     workspace = Workspace("README", "full", "", "real", home, home / "build" / "checkpoints")
     found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
+    steps = _shown_steps(found)
     plots.figure_style()
     figure, axes = plots.new_axes(1, 2, size=(5, 2.9))
     for ax, (dataset, source) in zip(axes, SOURCES.items(), strict=True):
         chance = 1 / source.num_classes
-        steps = {"chance": chance} | {step: found[dataset][step]["val_accuracy"] for step in CHAIN}
-        plots.plot_accuracies(steps, chance, f"{source.title}: from chance to the final recipe", ax=ax)
-    weights = "; ".join(name_weights(found[dataset][step]) for dataset in SOURCES for step in CHAIN)
+        accuracies = {step: found[dataset][step]["val_accuracy"] for step in steps}
+        plots.plot_accuracies({"chance": chance} | accuracies, chance, f"{source.title}: every step", ax=ax)
+    weights = "; ".join(name_weights(found[dataset][step]) for dataset in SOURCES for step in steps)
     made = {key: found["cifar10"][CHAIN[0]][key] for key in ("profile", "device")}
     caption = f"Validation accuracy of every step, one view. {weights}"
     return replace(workspace, **made).save_figure(figure, "ladder", caption)
+
+
+def _shown_steps(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the steps of the chain, and behind them the fine-tuned network where it was trained on all data sets."""
+    return [*CHAIN, *(["finetuned"] if all("finetuned" in known for known in found.values()) else [])]
 
 
 def _result_cells(step: str, dataset: str, found: dict[str, dict[str, Any]], looks: list[dict[str, Any]]) -> list[str]:
