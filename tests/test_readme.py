@@ -15,9 +15,13 @@ from small import synthetic_split
 import cifar_helpers
 from cifar_helpers.data import Dataset
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-TABLE = re.findall(r"^\| `([\w/]+)` \|", README.partition("### Where what is")[2], flags=re.M)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TABLE = re.findall(
+    r"^\| `([\w/]+)` \|", CONTRIBUTING.partition("## Where what is")[2].partition("\n## ")[0], flags=re.M
+)
 SLOW = "run_checks("  # half a minute; the checks have tests of their own
 
 

@@ -11,30 +11,45 @@ from cifar_helpers.course.workspace import Workspace, kept_path, read_figure, re
 from cifar_helpers.data.download import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_says_what_the_logs_say():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for marks, text in ((RESULTS, results_markdown(ROOT)), (SPEED, speed_markdown(ROOT))):
-        assert f"{marks[0]}\n{text}\n{marks[1]}" in readme, "python -m cifar_helpers report"
+        assert f"{marks[0]}\n{text}\n{marks[1]}" in README, "python -m cifar_helpers report"
 
 
 def test_the_figure_of_the_readme_shows_the_runs_of_its_table():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = readme.partition(RESULTS[0])[2].partition(RESULTS[1])[0]
+    table = README.partition(RESULTS[0])[2].partition(RESULTS[1])[0]
     caption = read_figure(ROOT / "figures" / "README_ladder.png")["caption"]
     named = re.findall(r"[\w-]+: weights [0-9a-f]{12}", table)
     assert len(named) >= len(CHAIN) * len(SOURCES)
     assert named == re.findall(r"[\w-]+: weights [0-9a-f]{12}", caption), "python -m cifar_helpers report"
-    assert "figures/README_ladder.png" in readme
+    assert "figures/README_ladder.png" in README
 
 
 def test_what_the_readme_says_of_its_first_figure_stands_in_notebook_06():
-    sentence = (ROOT / "README.md").read_text(encoding="utf-8").partition("figures/06_gap.png")[2].partition("##")[0]
+    sentence = README.partition("figures/06_gap.png")[2].partition("##")[0]
     cells = nbformat.read(ROOT / "notebooks" / "06_augmentation.ipynb", as_version=4).cells
     printed = "".join(o.get("text", "") for cell in cells if cell.cell_type == "code" for o in cell.outputs)
     gains = re.findall(r"from 8 to 32 epochs \+(\d\.\d) points", printed)
     assert re.findall(r"gains (\d\.\d) points", sentence) == gains
+
+
+ANSWERS = re.findall(r"^\| \[.*?\]\((notebooks/.*?)\) \| .*? \| (.*?) \| (\d+) \|$", README, flags=re.M)
+
+
+@pytest.mark.parametrize(("path", "answer", "minutes"), ANSWERS)
+def test_what_the_readme_says_of_a_notebook_stands_in_its_outputs(path, answer, minutes):
+    cells = nbformat.read(ROOT / path, as_version=4).cells
+    printed = "".join(o.get("text", "") for cell in cells if cell.cell_type == "code" for o in cell.outputs)
+    numbers = re.findall(r"\d+(?:\.\d+)?", answer.replace("CIFAR-100", "").replace("CIFAR-10", ""))
+    assert [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?![\d.]*\d)", printed)] == []
+    assert f"about {minutes} minute" in printed
+
+
+def test_the_readme_answers_for_all_notebooks():
+    assert len(ANSWERS) == 8
 
 
 def test_missing_benchmarks_are_named(tmp_path):
