@@ -1,13 +1,17 @@
 """The notebooks' policy: what every committed notebook must hold, and what none may."""
 
 import ast
+import importlib.util
 import re
 import statistics
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from cifar_helpers.course.prose import unsupported_numbers
 
@@ -18,7 +22,7 @@ SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits",
 # Not published since notebooks name the weights they speak of.
 OLDER = {"07"}
 TRAINS = {"fit", "train_epoch", "sweep"}
-STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math"}
+STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math", "pathlib", "sys"}
 PACKAGES = STANDARD | {
     "cifar_helpers",
     "matplotlib",
@@ -104,6 +108,41 @@ def test_badge_and_setup_name_this_file_and_this_project(notebook):
     assert f"git+{address}" in code_cells(notebook)[0].source
 
 
+def first_cell(path: Path) -> str:
+    return code_cells(nbformat.read(path, as_version=4))[0].source
+
+
+def run_setup(source, monkeypatch, folder):
+    """Run a set-up cell in a folder as if the package were not installed; return what pip was asked for."""
+    asked: list[str] = []
+    world = {"get_ipython": lambda: SimpleNamespace(run_line_magic=lambda *_: asked.append(world["source"]))}
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    exec(TransformerManager().transform_cell(source), world)
+    return asked
+
+
+def test_all_setup_cells_are_the_same():
+    assert len({first_cell(path) for path in NOTEBOOKS}) == 1
+
+
+def test_the_setup_cell_takes_the_clone_around_it(monkeypatch):
+    assert run_setup(first_cell(NOTEBOOKS[0]), monkeypatch, ROOT / "notebooks") == []
+    assert sys.path[0] == str(ROOT)
+
+
+def test_the_setup_cell_takes_an_uploaded_wheel_else_the_repository_else_says_what_to_do(monkeypatch, tmp_path):
+    source = first_cell(NOTEBOOKS[0])
+    with pytest.raises(SystemExit, match=r"pip wheel .* upload it to this folder"):
+        run_setup(source, monkeypatch, tmp_path)
+    published = source.replace("-your-account-", "someone")
+    assert run_setup(published, monkeypatch, tmp_path) == ["git+https://github.com/someone/cifar_helpers"]
+    wheel = tmp_path / "cifar_helpers-1.0-py3-none-any.whl"
+    wheel.touch()
+    assert run_setup(published, monkeypatch, tmp_path) == run_setup(source, monkeypatch, tmp_path) == [str(wheel)]
+
+
 def test_metadata_is_what_colab_and_nbval_need(notebook):
     assert notebook.metadata["kernelspec"]["name"] == "python3"
     assert notebook.metadata["accelerator"] == "GPU"
@@ -132,7 +171,7 @@ def test_figures_are_saved_and_shown(notebook):
 
 
 def test_nothing_unstable_is_used_in_cells(notebook):
-    source = "\n".join(cell.source for cell in code_cells(notebook))
+    source = "\n".join(cell.source for cell in code_cells(notebook)[1:])  # the first one finds the package
     for word in ("tqdm", "clear_output", "%time", "sys.path", "os.chdir", "import *", "sealed_test"):
         assert word not in source
 
