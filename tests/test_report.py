@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import pytest
 from PIL import Image, PngImagePlugin
 
@@ -10,8 +11,11 @@ from cifar_helpers._storage import append_line
 from cifar_helpers.course._ownership import FIGURE_FACTS
 from cifar_helpers.course.notebooks import NotebookResult
 from cifar_helpers.course.report import write_report
+from cifar_helpers.course.verdicts import read_verdicts, verdict
 from cifar_helpers.course.workspace import open_workspace
+from cifar_helpers.tables import format_table
 
+ROOT = Path(__file__).resolve().parent.parent
 RESULTS = [
     NotebookResult("01_good", 3.2, 2**30, Path("01_good.ipynb"), None, b""),
     NotebookResult("02_bad", 1.0, 2**30, Path("02_bad.ipynb"), "cell 2: KeyError: 'no <class>'", b""),
@@ -59,7 +63,30 @@ def test_the_report_is_one_page_with_everything_inside(out):
 def test_a_report_on_synthetic_data_says_so_first(out):
     save_line("synthetic")
     page = write_report(out, RESULTS).read_text(encoding="utf-8")
-    assert page.index("Made from synthetic data: no number on this page is about CIFAR.") < page.index("<h2>")
+    assert page.index("Made from synthetic data: no number on this page is about CIFAR.") < page.index("<h2")
+
+
+def test_the_report_begins_with_the_hypotheses_beside_what_the_published_notebooks_say(out):
+    """Of a notebook of today, as it is published and as a quick run leaves it."""
+    published = ROOT / "notebooks" / "05_batchnorm.ipynb"
+    rows = read_verdicts(published)
+    assert len(rows) == 4
+    assert rows[0] == ("1 three epochs instead of five", "failed", "epoch 4 of 5, +5.3 points, n = 3")
+    here = [verdict(hypothesis, False, "n = 1", judged=False) for hypothesis, _, _ in rows]
+    text = format_table(here, ("hypothesis", "outcome", "measured"))
+    cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", text=f"{text}\n")])
+    (out / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), out / "notebooks" / published.name)
+    page = write_report(out, RESULTS).read_text(encoding="utf-8")
+    first = page.index("What became of the hypotheses</h2>")
+    assert (
+        first
+        < page.index("not judged")
+        < page.index(">failed: epoch 4 of 5, +5.3 points, n = 3<")
+        < page.index("Runs</h2>")
+    )
+    assert page.index("name='viewport'") < page.index("<h1>")
+    assert page.index("Time and memory</h2>") < page.index("Environment</h2>") < page.index("</html>")
 
 
 def test_a_picture_of_yours_is_not_in_the_report(out):

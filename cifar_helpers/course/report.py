@@ -9,27 +9,31 @@ from typing import Any
 from cifar_helpers._storage import read_lines
 from cifar_helpers.course._ownership import GENERATOR, write_own
 from cifar_helpers.course.notebooks import NotebookResult
-from cifar_helpers.course.workspace import newest_rows, read_figure
+from cifar_helpers.course.verdicts import read_verdicts
+from cifar_helpers.course.workspace import home_folder, newest_rows, read_figure
 from cifar_helpers.runtime import environment_line, pick_device
 
 __all__ = ["write_report"]
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1, h2 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; padding-bottom: .3rem }
-table { border-collapse: collapse; width: 100%; font-size: .9rem } 
+h1, h2, h3 { line-height: 1.2 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; padding-bottom: .3rem }
+nav a { margin-right: 1rem; white-space: nowrap } .wide { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-size: .9rem }
 th { text-align: left; border-bottom: 2px solid #888 }
-th, td { padding: .3rem .6rem } td { border-bottom: 1px solid #e5e5e5 } td.number, th.number { text-align: right }
-figure { margin: 2rem 0 } figure img { max-width: 100% } figcaption { font-size: .9rem }
-.facts { color: #666; font-size: .85rem } .failed { color: #a40000; font-weight: 600 }
+th, td { padding: .3rem .6rem; vertical-align: top } td { border-bottom: 1px solid #e5e5e5 }
+td.number, th.number { text-align: right }
+figure { margin: 2rem 0 } figure img { max-width: 100%; height: auto } figcaption { font-size: .9rem }
+.facts { color: #595959; font-size: .85rem }
 .synthetic { background: #fff3cd; padding: .6rem 1rem; border-left: 4px solid #e0a800 }
 """
 
 
 def write_report(out: Path, results: list[NotebookResult]) -> Path:
-    """Write `report.html` below `out` from its figures, its run log and the results; return its path.
+    """Write `report.html` below `out` from its notebooks, figures and run log and the results; return its path.
 
-    The page needs no other file: every picture is inside. Pictures that this program did not write are left out.
+    What became of the hypotheses comes first, then the runs and the figures, by notebook; the machine is last. The page
+    needs no other file: every picture is inside. Pictures that this program did not write are left out.
 
     Raises:
         ValueError: there is a report.html that this program did not write.
@@ -39,19 +43,39 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     rows = read_lines(out / "figures" / "runs.jsonl")
     synthetic = any(fact.get("data_source") == "synthetic" for fact in facts.values())
     now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    by_notebook: dict[str, list[str]] = {}
+    for path, fact in facts.items():
+        by_notebook.setdefault(fact.get("notebook", "?"), []).append(_figure_block(path, fact))
+    sections = {
+        "What became of the hypotheses": _verdicts_table(out / "notebooks"),
+        "Runs": _results_table(rows),
+        **{f"Figures of {name}": "\n".join(blocks) for name, blocks in by_notebook.items()},
+        "Time and memory": _times_table(results),
+        "Environment": f"<p>{html.escape(environment_line(pick_device()))}</p>",
+    }
+    links = [f"<a href='#s{i}'>{html.escape(title)}</a>" for i, title in enumerate(sections)]
     parts = [
         f"<h1>CIFAR notebooks: report</h1><p class='facts'>{html.escape(now)}</p>",
         "<p class='synthetic'>Made from synthetic data: no number on this page is about CIFAR.</p>" * synthetic,
-        f"<h2>Results</h2>{_results_table(rows)}",
-        f"<h2>Time and memory</h2>{_times_table(results)}",
-        f"<h2>Environment</h2><p>{html.escape(environment_line(pick_device()))}</p>",
-        "<h2>Figures</h2>",
-        *(_figure_block(path, fact) for path, fact in facts.items()),
+        f"<nav>{' '.join(links)}</nav>",
+        *(f"<h2 id='s{i}'>{html.escape(title)}</h2>{text}" for i, (title, text) in enumerate(sections.items())),
     ]
-    head = f"<!doctype html><html lang='en'><meta charset='utf-8'>{GENERATOR}<title>CIFAR notebooks: report</title>"
+    about = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head = f"<!doctype html><html lang='en'>{about}{GENERATOR}<title>CIFAR notebooks: report</title>"
     page = out / "report.html"
     write_own(page, "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</html>\n"]).encode())
     return page
+
+
+def _verdicts_table(notebooks: Path) -> str:
+    """Return what the executed notebooks say of their hypotheses, beside what the published ones say."""
+    rows = []
+    for path in sorted(notebooks.glob("*.ipynb")):
+        published = home_folder() / "notebooks" / path.name
+        known = {row[0]: f"{row[1]}: {row[2]}" for row in read_verdicts(published)} if published.is_file() else {}
+        rows += [[path.stem, *row, known.get(row[0], "–")] for row in read_verdicts(path)]
+    columns = ["notebook", "hypothesis", "here", "measured here", "in the published notebook"]
+    return _table(columns, rows, numeric_from=len(columns)) if rows else "<p>No notebook came to its end.</p>"
 
 
 def _table(columns: list[str], rows: list[list[str]], numeric_from: int) -> str:
@@ -61,7 +85,8 @@ def _table(columns: list[str], rows: list[list[str]], numeric_from: int) -> str:
         marks = [" class='number'" if i >= numeric_from else "" for i in range(len(cells))]
         return "<tr>" + "".join(f"<{tag}{m}>{c}</{tag}>" for c, m in zip(cells, marks, strict=True)) + "</tr>"
 
-    return f"<table>{line(columns, 'th')}{''.join(line([html.escape(c) for c in row], 'td') for row in rows)}</table>"
+    body = "".join(line([html.escape(c) for c in row], "td") for row in rows)
+    return f"<div class='wide'><table>{line(columns, 'th')}{body}</table></div>"
 
 
 def _results_table(rows: list[dict[str, Any]]) -> str:

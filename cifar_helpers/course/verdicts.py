@@ -1,6 +1,12 @@
-"""A row of the table of hypotheses with which a notebook ends."""
+"""The table of hypotheses with which a notebook ends: a row of it, and all rows that a notebook has printed."""
 
-__all__ = ["verdict"]
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["read_verdicts", "verdict"]
+
+_OUTCOMES = ("held", "failed", "not judged")
 
 
 def verdict(hypothesis: str, holds: bool, measured: str, *, judged: bool) -> tuple[str, str, str]:
@@ -11,3 +17,23 @@ def verdict(hypothesis: str, holds: bool, measured: str, *, judged: bool) -> tup
     """
     outcome = "held" if holds else "failed"
     return hypothesis, outcome if judged else "not judged", measured
+
+
+def read_verdicts(path: Path) -> list[tuple[str, str, str]]:
+    """Return hypothesis, outcome and what was measured, of each row that the stored outputs of a notebook show."""
+    import nbformat  # here, because the library is used without Jupyter
+
+    cells = nbformat.read(path, as_version=4).cells
+    texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
+    return [row for text in texts for row in _rows(text.splitlines())]
+
+
+def _rows(lines: list[str]) -> Iterable[tuple[str, str, str]]:
+    """Yield the rows below the line of titles, whose places are those of the columns."""
+    places: tuple[int, int] | None = None
+    for line in lines:
+        titles = re.match(r"hypothesis\s+(outcome\s+)", line)
+        if titles:
+            places = titles.start(1), titles.end(1)
+        elif places and line[slice(*places)].strip() in _OUTCOMES:
+            yield line[: places[0]].strip(), line[slice(*places)].strip(), line[places[1] :].strip()
