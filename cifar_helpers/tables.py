@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
+from cifar_helpers._arguments import require
+
 __all__ = ["format_table"]
 
 
@@ -14,9 +16,11 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
         columns: their titles; none by default.
 
     Raises:
-        ValueError: a row has another length than the first one or the titles.
+        ValueError: a row has another length than the first one or the titles, or is no row of values.
     """
-    values = [list(row) for row in rows]
+    require(not isinstance(columns, str), "columns", columns, "several titles, such as ('network', 'accuracy')")
+    require(isinstance(rows, Iterable) and not isinstance(rows, str), "rows", rows, "rows of values")
+    values = [_to_list(row) for row in rows]
     table = ([list(columns)] if columns else []) + [[_show(value) for value in row] for row in values]
     for row in table:
         if len(row) != len(table[0]):
@@ -28,6 +32,12 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
         "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)).rstrip()
         for row in table
     )
+
+
+def _to_list(row: Sequence[object]) -> list[object]:
+    if isinstance(row, str) or not isinstance(row, Iterable):
+        raise ValueError(f"row {row!r} is a {type(row).__name__}; expected its values, such as ('cnn', 0.9)")
+    return list(row)
 
 
 def _is_number(value: object) -> bool:

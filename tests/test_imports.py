@@ -13,8 +13,9 @@ import cifar_helpers
 PACKAGE = Path(cifar_helpers.__file__).parent
 # From the lowest to the highest: each imports from those before it, and a package from itself.
 LEVELS = (
+    ("_arguments",),
     ("plots", "tables"),
-    ("_arguments", "_contract", "_hashing", "_storage"),
+    ("_contract", "_hashing", "_storage"),
     ("runtime",),
     ("metrics", "statistics"),
     ("data",),
