@@ -1,4 +1,8 @@
-"""Pictures: each function draws given data on given axes and returns them. Nothing here loads, trains or saves."""
+"""Pictures: each function draws given data on given axes and returns them. Nothing here loads, trains or saves.
+
+A text that matplotlib cannot draw, data that is empty or of another form, and an `ax` that is no axes end in a
+ValueError before anything is drawn.
+"""
 
 import itertools
 import math
@@ -13,8 +17,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import ArrayLike
+
+from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_fraction, require_whole
 
 __all__ = [
     "PALETTE",
@@ -68,8 +75,66 @@ def figure_style() -> None:
     )
 
 
+# --- what is drawn, and on what ---
+
+
+def _begin(ax: Axes | None, title: str, **data: Any) -> Axes:
+    """Return the axes to draw on, by default the current ones, after they, the title and the data were found right."""
+    _require_text("title", title)
+    for name, values in data.items():
+        require(len(values) > 0, name, values, "at least one")
+    require(ax is None or isinstance(ax, Axes), "ax", ax, "one of new_axes(), or None for the current ones")
+    return plt.gca() if ax is None else ax
+
+
+def _require_text(name: str, text: str) -> None:
+    """Raise a ValueError unless matplotlib can draw a text; one $ alone may stand on an axis, as its unit."""
+    require(isinstance(text, str), name, text, "a text")
+    signs = text.count("$") - text.count(r"\$")
+    require(name != "title" or signs % 2 == 0, name, text, r"each $ begins or ends a formula; write \$ for the sign")
+    if signs and signs % 2 == 0:
+        try:
+            MathTextParser("path").parse(text)
+        except ValueError as error:
+            allowed = r"what stands between two $ is a formula, and this is none; write \$ for the sign"
+            raise ValueError(f"{name}={text!r} is not allowed: {allowed}") from error
+
+
+def _require_images(images: Any) -> None:
+    right = isinstance(images, torch.Tensor) and images.dtype == torch.uint8 and images.ndim == 4
+    require(right and images.shape[1] == 3, "images", images, "uint8 (N, 3, H, W), levels 0 to 255")
+
+
+def _require_tensor(name: str, value: Any, *shape: int, form: str = "") -> None:
+    right = isinstance(value, torch.Tensor) and value.shape == shape
+    require(right, name, value, f"a tensor of shape {form or shape}")
+
+
+def _require_triples(intervals: Mapping[str, Any]) -> None:
+    for values in intervals.values():
+        right = isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))
+        require(right, "intervals", intervals, "(value, low, high) of each, as fractions")
+
+
+def _require_fields(name: str, values: Any, field: str, kind: str) -> None:
+    """Raise a ValueError unless all values have a field, as those of a kind have."""
+    require(all(hasattr(value, field) for value in values), name, values, kind)
+
+
+def _require_classes(num_classes: int) -> None:
+    require_whole("num_classes", num_classes, 2)
+
+
 def new_axes(rows: int = 1, columns: int = 1, size: tuple[float, float] = (4.5, 3.2)) -> tuple[Figure, np.ndarray]:
-    """Return a figure and its axes, flat, each `size` inches wide and high."""
+    """Return a figure and its axes, flat, each `size` inches wide and high.
+
+    Raises:
+        ValueError: no row, no column, or a size that is none.
+    """
+    require_whole("rows", rows)
+    require_whole("columns", columns)
+    pair = isinstance(size, list | tuple) and len(size) == 2 and all(is_number(side) and side > 0 for side in size)
+    require(pair, "size", size, "width and height in inches, such as (4.5, 3.2)")
     figure, axes = plt.subplots(rows, columns, figsize=(columns * size[0], rows * size[1]), squeeze=False)
     return figure, axes.ravel()
 
@@ -84,7 +149,10 @@ def plot_images(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw uint8 images (N, 3, H, W) as a grid, row by row, with a caption under each and a name before each row."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title)
+    _require_images(images)
+    require_whole("columns", columns)
+    require(len(captions) <= len(images), "captions", captions, f"at most {len(images)}, one for each image")
     ax.set_title(title)
     if len(images) == 0:
         ax.text(0.5, 0.5, "not available: there is none in this data", ha="center", transform=ax.transAxes)
@@ -116,7 +184,11 @@ def plot_class_counts(counts: Mapping[str, torch.Tensor], title: str, ax: Axes |
     Args:
         counts: "train", "val" and "test" to counts (C,).
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, counts=counts)
+    known = set(counts) <= set(_SPLIT_NAMES)
+    require(known, "counts", list(counts), f"splits among {', '.join(_SPLIT_NAMES)}")
+    sizes = [len(values) for values in counts.values()]
+    require(len(set(sizes)) == 1, "counts", sizes, "equally many classes in every split")
     bottom = np.zeros(len(next(iter(counts.values()))))
     for split, values in counts.items():
         exact = f"{values.min()}" if values.min() == values.max() else f"{values.min()}–{values.max()}"
@@ -132,7 +204,10 @@ def plot_channel_histograms(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], title: str, ax: Axes | None = None
 ) -> Axes:
     """Draw how often each of the 256 levels occurs in each channel of uint8 images (N, 3, H, W)."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, images=images)
+    _require_images(images)
+    for what, values in (("mean", mean), ("std", std)):
+        require(len(values) == 3, what, values, "three numbers, one for each channel")
     for c, (name, colour) in enumerate(
         zip(("red", "green", "blue"), (PALETTE[3], PALETTE[2], PALETTE[0]), strict=True)
     ):
@@ -150,7 +225,9 @@ def plot_variance_spectrum(
     spectra: Mapping[str, np.ndarray], marks: Mapping[str, int], share: float, title: str, ax: Axes | None = None
 ) -> Axes:
     """Draw the cumulative share of variance over the number of principal components, and where it reaches `share`."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, spectra=spectra)
+    require_fraction("share", share, "a fraction; 90 % is 0.9")
+    require(set(spectra) <= set(marks), "marks", marks, f"one for each of {', '.join(spectra)}")
     for (name, ratios), colour in zip(spectra.items(), PALETTE, strict=False):
         cumulative = 100 * np.cumsum(ratios)
         ax.plot(range(1, len(cumulative) + 1), cumulative, color=colour, label=f"{name}: {marks[name]} components")
@@ -165,7 +242,10 @@ def plot_embedding(
     points: np.ndarray, labels: torch.Tensor, names: Sequence[str], title: str, ax: Axes | None = None
 ) -> Axes:
     """Draw points (N, 2) in the colour of their label (N,), with a legend of `names`."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, names=names)
+    require(np.ndim(points) == 2 and np.shape(points)[1] == 2, "points", points, "an array (N, 2)")
+    _require_tensor("labels", labels, len(points))
+    require(len(names) <= 20, "names", names, "at most 20, as many as there are colours")
     colours = sns.color_palette("colorblind", 10) + sns.color_palette("dark", 10)
     for c, name in enumerate(names):
         chosen = labels.numpy() == c
@@ -181,7 +261,12 @@ def plot_accuracies(
     accuracies: Mapping[str, float], chance: float, title: str, split: str = "val", ax: Axes | None = None
 ) -> Axes:
     """Draw one horizontal bar per model with its accuracy in percent, and chance as a line. NaN: not available."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, accuracies=accuracies)
+    fractions = [value for value in accuracies.values() if not math.isnan(value)]
+    right = all(0 <= value <= 1 for value in fractions)
+    require(right, "accuracies", accuracies, "fractions; 92 % is 0.92, and NaN is not available")
+    require_fraction("chance", chance, "a fraction; 10 % is 0.1")
+    require_choice("split", split, SPLIT_COLOURS)
     names, values = list(accuracies), [100 * v for v in accuracies.values()]
     ax.barh(names, np.nan_to_num(values), color=SPLIT_COLOURS[split])
     for i, value in enumerate(values):
@@ -209,7 +294,9 @@ def plot_intervals(
         intervals: (value, low, high) of each, as fractions.
         marks: further values of some of them, such as those of other seeds, drawn as strokes.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, intervals=intervals)
+    _require_triples(intervals)
+    require(set(marks or ()) <= set(intervals), "marks", marks, f"those of {', '.join(intervals)}")
     for y, (value, low, high) in enumerate(intervals.values()):
         ax.plot([100 * low, 100 * high], [y, y], color=SPLIT_COLOURS["test"], lw=9, alpha=0.5, solid_capstyle="butt")
         ax.text(100 * high, y, f"  {100 * value:.1f}", va="center", size=8)
@@ -228,7 +315,8 @@ def plot_differences(intervals: Mapping[str, tuple[float, float, float]], title:
     Args:
         intervals: (difference, low, high) of each, as fractions, as `statistics.paired_difference` gives them.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, intervals=intervals)
+    _require_triples(intervals)
     for y, values in enumerate(intervals.values()):
         value, low, high = (100 * v for v in values)
         colour = "0.6" if low <= 0 <= high else PALETTE[0] if value > 0 else PALETTE[3]
@@ -254,7 +342,10 @@ def plot_tornado(swings: Sequence[Any], centre: float, title: str, xlabel: str, 
         swings: `course.decisions.Swing`s, the widest first.
         centre: the value with all assumptions likely.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title)
+    _require_text("xlabel", xlabel)
+    _require_fields("swings", swings, "at_low", "course.decisions.Swings")
+    require(not math.isnan(centre), "centre", centre, "a number")
     values = [v for swing in swings for v in (swing.at_low, swing.at_high)]
     known = [v for v in (*values, centre, 0.0) if math.isfinite(v)]
     room = 0.3 * (max(known) - min(known)) or 1.0
@@ -302,7 +393,8 @@ def plot_reliability(calibrations: Mapping[str, Any], title: str, ax: Axes | Non
     Args:
         calibrations: name to `metrics.Calibration`.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, calibrations=calibrations)
+    _require_fields("calibrations", calibrations.values(), "confidence", "what metrics.calibration returns")
     for (name, found), colour in zip(calibrations.items(), itertools.cycle(PALETTE), strict=False):
         label = f"{name}: calibration error {100 * found.error:.1f} %"
         ax.plot(100 * found.confidence, 100 * found.accuracy, color=colour, lw=1, label=label)
@@ -319,7 +411,11 @@ def plot_tradeoff(
     points: Mapping[str, tuple[float, float]], title: str, xlabel: str, ylabel: str, ax: Axes | None = None
 ) -> Axes:
     """Draw what is paid (x, logarithmic) and what is had for it (y), a named point each, joined in their order."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, points=points)
+    for name, text in (("xlabel", xlabel), ("ylabel", ylabel)):
+        _require_text(name, text)
+    positive = all(len(point) == 2 and point[0] > 0 for point in points.values())
+    require(positive, "points", points, "pairs (x, y), x above 0 for its logarithm")
     x, y = zip(*points.values(), strict=True)
     ax.plot(x, y, "o-", color=PALETTE[0], lw=0.8, ms=5)
     for i, (name, point) in enumerate(points.items()):  # below and above by turns, for neighbours are close
@@ -346,7 +442,8 @@ def plot_published(
         kinds: all there are, each with a colour of its own.
         ours, claims: name to accuracy, a fraction.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, published=published, kinds=kinds)
+    _require_fields("published", published, "year", "course.decisions.Published")
     for kind, colour in zip(kinds, PALETTE[:3] + PALETTE[4:], strict=False):  # the fourth is that of the claims
         chosen = [p for p in published if p.kind == kind]
         ax.scatter([p.year for p in chosen], [100 * p.accuracy for p in chosen], color=colour, s=22, label=kind)
@@ -372,7 +469,12 @@ def plot_history(
     Args:
         history: `training.EpochRecord`s.
     """
+    _require_text("title", title)
+    _require_classes(num_classes)
+    require(len(history) > 0, "history", history, "at least one epoch")
     axes = axes if axes is not None else plt.gcf().subplots(1, 2)
+    two = isinstance(axes, list | tuple | np.ndarray) and len(axes) == 2
+    require(two, "axes", axes, "two, such as those of new_axes(1, 2)")
     epochs = [record.epoch for record in history]
     for split in ("train", "val"):
         style = {"color": SPLIT_COLOURS[split], "marker": "o", "ms": 3, "label": _SPLIT_NAMES[split]}
@@ -401,7 +503,12 @@ def plot_matrix(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a square matrix (C, C) as a heat map; `unit` names what the colours mean, from `vmax` on the same one."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, matrix=matrix)
+    for name, text in (("unit", unit), ("xlabel", xlabel), ("ylabel", ylabel)):
+        _require_text(name, text)
+    shape = np.shape(matrix)
+    require(len(shape) == 2 and shape[0] == shape[1], "matrix", matrix, "a square one (C, C)")
+    require(len(names) == shape[0], "names", names, f"{shape[0]}, one for each row")
     form = ".0f" if np.asarray(matrix).dtype.kind in "iu" else ".2f"
     ticks = names if len(names) <= 20 else False
     bar = {"label": unit, "shrink": 0.8, "extend": "neither" if vmax is None else "max"}
@@ -424,7 +531,9 @@ def plot_accuracy_by_ratio(
         correct: bool (N,), whether the nearest has the query's label.
         threshold: ratio below which a pair is a candidate for a near duplicate.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, ratio=ratio)
+    _require_tensor("correct", correct, len(ratio))
+    require_whole("bins", bins)
     edges = torch.linspace(0, 1, bins + 1)
     place = torch.bucketize(ratio, edges[1:-1])
     share = [100 * correct[place == b].float().mean().item() for b in range(bins)]
@@ -446,26 +555,41 @@ def plot_curve(x: Sequence[float], curves: Mapping[str, ArrayLike], ax: Axes | N
 
     Values of shape (len(x), R) are R repetitions: their mean as a line, from the smallest to the largest as a band.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, labels.get("title", ""), x=x, curves=curves)
+    for name in ("xlabel", "ylabel"):
+        _require_text(name, labels.get(name, ""))
     marker = "o" if len(x) <= 30 else None
     for (name, values), colour in zip(curves.items(), itertools.cycle(PALETTE), strict=False):
-        repeated = np.asarray(values, dtype=float)
+        repeated = _to_numbers(name, values)
         if len(repeated) != len(x):
             raise ValueError(f"curve {name!r} has {len(repeated)} values; expected one for each of the {len(x)} x")
         repeated = repeated.reshape(len(x), -1)
         ax.plot(x, repeated.mean(1), marker=marker, ms=4, color=colour, label=name)
         if repeated.shape[1] > 1:
             ax.fill_between(x, repeated.min(1), repeated.max(1), color=colour, alpha=0.2, linewidth=0)
-    ax.set(**labels)
+    try:
+        ax.set(**labels)
+    except (AttributeError, TypeError, ValueError) as error:
+        allowed = "values that axes have, such as title, xlabel, ylabel, xscale and ylim"
+        raise ValueError(f"labels={labels!r} is not allowed: {allowed} ({str(error).splitlines()[0]})") from error
     ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _to_numbers(name: str, values: ArrayLike) -> np.ndarray:
+    """Return the values of a curve as an array of one dimension or more."""
+    try:
+        return np.atleast_1d(np.asarray(values, dtype=float))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"curve {name!r} is {values!r}; expected numbers, equally many in every repetition") from error
 
 
 def plot_initial_losses(
     losses: Mapping[str, float], wrong: Sequence[str], num_classes: int, title: str, ax: Axes | None = None
 ) -> Axes:
     """Draw the loss of untrained networks as bars, those named in `wrong` in another colour, with ln C as a line."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, losses=losses)
+    _require_classes(num_classes)
     colours = [PALETTE[3] if name in wrong else PALETTE[0] for name in losses]
     ax.barh(list(losses), list(losses.values()), color=colours)
     for i, value in enumerate(losses.values()):
@@ -486,7 +610,10 @@ def plot_prediction_strip(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw how the probabilities (T, C) that a network gives to one image change over T steps; its label is marked."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, steps=steps)
+    _require_tensor("probabilities", probabilities, len(steps), len(names))
+    known = is_whole(label) and 0 <= label < len(names)
+    require(known, "label", label, f"0 to {len(names) - 1}, the number of a class")
     extent = (steps[0], steps[-1], len(names) - 0.5, -0.5)
     ax.imshow(
         probabilities.T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest"
@@ -500,7 +627,8 @@ def plot_prediction_strip(
 
 def plot_dependencies(matrix: torch.Tensor, title: str, ax: Axes | None = None) -> Axes:
     """Draw gradients (N, N) of the logits of one example (row) by the image of another (column); exact zeros white."""
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, matrix=matrix)
+    _require_tensor("matrix", matrix, len(matrix), len(matrix), form="(N, N)")
     logarithms = torch.where(matrix > 0, matrix, torch.nan).log10()
     sns.heatmap(
         logarithms.numpy(), cmap="viridis", square=True, linewidths=0.5, linecolor="0.85", ax=ax, vmin=-3, vmax=0,
@@ -524,7 +652,7 @@ def plot_verdicts(
         failed: the name of each bug to the names of the checks that fail.
         made_for: the name of each bug to the check that is made for it, drawn darker.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title, failed=failed, checks=checks)
     shades = {"not seen": "0.96", "seen as well": sns.desaturate(PALETTE[0], 0.5), "seen by its check": PALETTE[3]}
     values = [[(c in seen) * (1 + (made_for.get(bug) == c)) for c in checks] for bug, seen in failed.items()]
     rgb = np.array([[to_rgb(list(shades.values())[v]) for v in row] for row in values])
@@ -552,7 +680,9 @@ def plot_architecture(layers: Sequence[Any], title: str, ax: Axes | None = None)
     Args:
         layers: rows of `models.layer_table`.
     """
-    ax = ax or plt.gca()
+    ax = _begin(ax, title)
+    rows = isinstance(layers, list | tuple) and len(layers) > 0 and all(hasattr(row, "kind") for row in layers)
+    require(rows, "layers", layers, "at least one row of models.layer_table")
     colours = {"image": "0.6", "convolution": PALETTE[0], "pool": PALETTE[1], "linear": PALETTE[2]}
     kinds = {"Conv2d": "convolution", "Linear": "linear", "MaxPool2d": "pool", "AdaptiveAvgPool2d": "pool"}
     kinds["GlobalMax"] = "pool"
