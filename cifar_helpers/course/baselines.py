@@ -13,6 +13,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import NearestCentroid, NearestNeighbors
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from cifar_helpers._arguments import is_number, is_whole, require, require_whole
 from cifar_helpers.data.datasets import Split
 
 __all__ = [
@@ -32,17 +33,34 @@ __all__ = [
 
 def to_pixels(images: torch.Tensor) -> np.ndarray:
     """Return images (N, 3, H, W) with values 0 to 255 as float32 rows (N, 3·H·W) in [0, 1]."""
+    _require_images("images", images)
     return images.flatten(1).numpy().astype(np.float32) / 255
+
+
+def _require_images(name: str, images: torch.Tensor) -> None:
+    right = isinstance(images, torch.Tensor) and images.ndim == 4
+    require(right, name, images, "images (N, 3, H, W), levels 0 to 255")
+
+
+def _require_splits(train: Split, val: Split) -> None:
+    for name, split in (("train", train), ("val", val)):
+        require(isinstance(split, Split), name, split, "a Split, such as dataset.train")
+
+
+def _require_pca(pca: PCA) -> None:
+    require(isinstance(pca, PCA), "pca", pca, "the principal components that fit_pca returns")
 
 
 def score_prior(train: Split, val: Split) -> float:
     """Return the validation accuracy of always naming the commonest training class."""
+    _require_splits(train, val)
     model = DummyClassifier(strategy="prior").fit(np.zeros((len(train), 1)), train.labels.numpy())
     return model.score(np.zeros((len(val), 1)), val.labels.numpy())
 
 
 def score_nearest_mean(train: Split, val: Split) -> float:
     """Return the validation accuracy of the class whose mean image is nearest in L2."""
+    _require_splits(train, val)
     model = NearestCentroid().fit(to_pixels(train.images), train.labels.numpy())
     return model.score(to_pixels(val.images), val.labels.numpy())
 
@@ -61,14 +79,33 @@ class Neighbours:
 
 
 def find_neighbours(reference: torch.Tensor, queries: torch.Tensor, k: int = 1) -> Neighbours:
-    """Return the k nearest of uint8 `reference` (M, 3, H, W) for each of `queries` (N, 3, H, W), by brute force."""
+    """Return the k nearest of uint8 `reference` (M, 3, H, W) for each of `queries` (N, 3, H, W), by brute force.
+
+    Raises:
+        ValueError: `k` is not from 1 to M, or the images are not of one size.
+    """
+    for name, images in (("reference", reference), ("queries", queries)):
+        _require_images(name, images)
+    require(is_whole(k) and 1 <= k <= len(reference), "k", k, f"from 1 to {len(reference)}, the reference images")
+    size = tuple(reference.shape[1:])
+    require(queries.shape[1:] == size, "queries", queries, f"images of one size, {size} as those of reference")
     rows = to_pixels(reference)
     distance, index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors(to_pixels(queries))
     return Neighbours(torch.from_numpy(distance / rows.shape[1] ** 0.5).float(), torch.from_numpy(index))
 
 
 def vote(neighbour_labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Return the commonest label of each row (N, k) as int64 (N,); among equals the lowest class number."""
+    """Return the commonest label of each row (N, k) as int64 (N,); among equals the lowest class number.
+
+    Raises:
+        ValueError: a label is none of the classes.
+    """
+    right = isinstance(neighbour_labels, torch.Tensor) and neighbour_labels.ndim == 2
+    require(right, "neighbour_labels", neighbour_labels, "class numbers, torch.int64 of shape (N, k)")
+    wrong = torch.nonzero((neighbour_labels < 0) | (neighbour_labels >= num_classes)).tolist()
+    for row, column in wrong[:1]:
+        label = int(neighbour_labels[row, column])
+        raise ValueError(f"neighbour_labels[{row}, {column}] is {label}; expected 0 to {num_classes - 1}")
     return F.one_hot(neighbour_labels, num_classes).sum(1).argmax(1)
 
 
@@ -78,7 +115,13 @@ def fit_pca(images: torch.Tensor) -> PCA:
 
 
 def components_for(pca: PCA, share: float) -> int:
-    """Return how many components keep at least `share` of the variance."""
+    """Return how many components keep at least `share` of the variance.
+
+    Raises:
+        ValueError: a share that is no fraction.
+    """
+    require(is_number(share) and 0 < share <= 1, "share", share, "a fraction; 90 % is 0.9")
+    _require_pca(pca)
     return int(np.searchsorted(pca.explained_variance_ratio_.cumsum(), share)) + 1
 
 
@@ -93,6 +136,9 @@ def _make_logistic_regression(components: int = 200) -> Pipeline:
 
 def score_logistic_regression(train: Split, val: Split, size: int | None = None) -> float:
     """Return the validation accuracy of softmax regression, on images averaged down to `size` pixels if given."""
+    _require_splits(train, val)
+    if size is not None:
+        require_whole("size", size)
     rows, val_rows = (to_pixels(_shrink(split.images, size or split.images.shape[-1])) for split in (train, val))
     model = _make_logistic_regression(min(200, rows.shape[1])).fit(rows, train.labels.numpy())
     return model.score(val_rows, val.labels.numpy())
@@ -105,6 +151,8 @@ def _shrink(images: torch.Tensor, size: int) -> torch.Tensor:
 
 def cross_validated_probabilities(split: Split, pca: PCA, components: int = 200, folds: int = 5) -> torch.Tensor:
     """Return class probabilities (N, C) for every image, from a logistic regression that did not see it."""
+    require_whole("folds", folds, 2)
+    _require_pca(pca)
     features = pca.transform(to_pixels(split.images))[:, :components]
     features /= np.sqrt(pca.explained_variance_[:components])
     model = LogisticRegression(C=1e-3, max_iter=100)
@@ -115,5 +163,6 @@ def cross_validated_probabilities(split: Split, pca: PCA, components: int = 200,
 
 def embed_tsne(pca: PCA, images: torch.Tensor, seed: int = 0) -> np.ndarray:
     """Return t-SNE coordinates (N, 2) of images, from their first 50 principal components."""
+    _require_pca(pca)
     features = pca.transform(to_pixels(images))[:, :50]
     return TSNE(init="pca", random_state=seed).fit_transform(features)

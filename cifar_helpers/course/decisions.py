@@ -4,7 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import (
+    is_number,
+    require,
+    require_choice,
+    require_fraction,
+    require_function,
+    require_whole,
+)
 
 __all__ = [
     "KINDS",
@@ -25,6 +32,15 @@ __all__ = [
     "turning_points",
 ]
 
+_FRACTION = "a fraction; 92 % is 0.92"
+
+
+def _require_amounts(**amounts: float) -> None:
+    """Raise a ValueError unless all are finite numbers of 0 or more."""
+    for name, amount in amounts.items():
+        require(is_number(amount) and amount >= 0, name, amount, "a finite number of 0 or more")
+
+
 # --- what others have published ---
 
 
@@ -35,6 +51,9 @@ class Published:
     Attributes:
         kind: "mlp", "small cnn", "deep cnn", trained from scratch; "pretrained" on ImageNet, or on 300 million images.
         pretraining: the images on which the network was trained before, and how many; "none" from scratch.
+
+    Raises:
+        ValueError: an accuracy in percent.
     """
 
     dataset: str
@@ -44,6 +63,9 @@ class Published:
     year: int
     source: str
     pretraining: str = "none"
+
+    def __post_init__(self) -> None:
+        require_fraction("accuracy", self.accuracy, _FRACTION)
 
 
 KINDS = ("mlp", "small cnn", "deep cnn", "pretrained", "pretrained, 300 M")
@@ -120,7 +142,8 @@ def check_plausible(accuracy: float, dataset: str, kind: str, margin: float = 0.
     Raises:
         ValueError: an accuracy in percent, or an unknown kind or data set.
     """
-    require(0 <= accuracy <= 1, "accuracy", accuracy, "a fraction; 92 % is 0.92")
+    require_fraction("accuracy", accuracy, _FRACTION)
+    require_fraction("margin", margin, "a fraction from 0 to 1; a point is 0.01")
     best = best_published(dataset, kind)
     if accuracy <= best.accuracy + margin:
         return []
@@ -145,7 +168,7 @@ class Option:
         interval: of the accuracy, if it was measured; None for one that is assumed or promised.
 
     Raises:
-        ValueError: an accuracy in percent, or an interval that does not hold it.
+        ValueError: an accuracy in percent, an interval that does not hold it, or a cost below 0.
     """
 
     name: str
@@ -155,7 +178,10 @@ class Option:
     interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        require(0 <= self.accuracy <= 1, "accuracy", self.accuracy, "a fraction; 92 % is 0.92")
+        require_fraction("accuracy", self.accuracy, _FRACTION)
+        _require_amounts(fixed=self.fixed, per_request=self.per_request)
+        pair = self.interval is None or (isinstance(self.interval, list | tuple) and len(self.interval) == 2)
+        require(pair, "interval", self.interval, "(low, high), fractions, or None")
         low, high = self.ends
         require(low <= self.accuracy <= high, "interval", self.interval, f"one that holds {self.accuracy}")
 
@@ -169,7 +195,11 @@ class Option:
 
         Args:
             accuracy: another one than that of the option.
+
+        Raises:
+            ValueError: fewer than no requests, or a mistake that pays.
         """
+        _require_amounts(requests=requests, error_cost=error_cost)
         wrong = 1 - (self.accuracy if accuracy is None else accuracy)
         return self.fixed + requests * (self.per_request + wrong * error_cost)
 
@@ -184,7 +214,13 @@ def break_even(build: Option, buy: Option, error_cost: float) -> tuple[float, fl
 
     Args:
         error_cost: of one wrong answer; 0 compares the prices alone.
+
+    Raises:
+        ValueError: no Option, or a mistake that pays.
     """
+    for name, option in (("build", build), ("buy", buy)):
+        require(isinstance(option, Option), name, option, "an Option(name, accuracy, fixed, per_request)")
+    _require_amounts(error_cost=error_cost)
     more = build.fixed - buy.fixed
     saved = buy.per_request - build.per_request + (build.accuracy - buy.accuracy) * error_cost
     if saved > 0:
@@ -196,6 +232,8 @@ def break_even(build: Option, buy: Option, error_cost: float) -> tuple[float, fl
 
 def describe_range(start: float, end: float) -> str:
     """Return in words what `break_even` returned."""
+    for name, value in (("start", start), ("end", end)):
+        require(is_number(value) or value == math.inf, name, value, "a number, or inf")
     if start == math.inf:
         return "never"
     if end < math.inf:
@@ -227,7 +265,8 @@ def recommend(options: Sequence[Option], target: float, requests: float, error_c
     Args:
         target: least accuracy, a fraction.
     """
-    require(0 <= target <= 1, "target", target, "a fraction; 70 % is 0.7")
+    require_fraction("target", target, "a fraction; 70 % is 0.7")
+    _require_amounts(requests=requests, error_cost=error_cost)
     names = [option.name for option in options]
     require(len(set(names)) == len(names) > 0, "options", names, "at least one, each with a name of its own")
     fit = [option for option in options if option.ends[0] >= target]
@@ -255,7 +294,12 @@ def advantage(options: Sequence[Option], name: str, target: float, requests: flo
     """Return by how much the option called `name` is cheaper than the cheapest other one that meets the target.
 
     Below 0 another one is cheaper. It is -inf if the option itself misses the target, and inf if all others do.
+
+    Raises:
+        ValueError: no option has this name.
     """
+    names = [option.name for option in options]
+    require(name in names, "name", name, f"one of {', '.join(names)}")
     chosen = next(option for option in options if option.name == name)
     others = [option.cost(requests, error_cost) for option in options if option != chosen and option.ends[0] >= target]
     if chosen.ends[0] < target:
@@ -288,7 +332,14 @@ def turning_points(choose: Callable[[float], str], start: float, end: float, ste
     Args:
         choose: the value of an assumption to the choice.
         steps: in which the way is divided to look for changes.
+
+    Raises:
+        ValueError: no step, no function, or an end that is no number.
     """
+    require_function("choose", choose)
+    for name, value in (("start", start), ("end", end)):
+        require(is_number(value), name, value, "a finite number")
+    require_whole("steps", steps)
     turns: list[Turn] = []
     left, now = start, choose(start)
     for step in range(1, steps + 1):
@@ -328,7 +379,13 @@ def tipping_points(
     Args:
         choose: returns the choice for a full set of assumptions.
         ranges: (low, likely, high) of each.
+
+    Raises:
+        ValueError: a range that is none.
     """
+    require_function("choose", choose)
+    for name, values in ranges.items():
+        _require_range(name, values)
     likely = {name: values[1] for name, values in ranges.items()}
     found = {}
     for name, (low, middle, high) in ranges.items():
@@ -338,6 +395,11 @@ def tipping_points(
 
         found[name] = turning_points(along, middle, low) + turning_points(along, middle, high)
     return found
+
+
+def _require_range(name: str, values: tuple[float, float, float]) -> None:
+    right = isinstance(values, list | tuple) and len(values) == 3 and all(map(is_number, values))
+    require(right, name, values, "low, likely, high, three finite numbers")
 
 
 @dataclass(frozen=True)
@@ -373,7 +435,9 @@ def sensitivity(
     Raises:
         ValueError: a range that is not in this order.
     """
+    require_function("value", value)
     for name, values in ranges.items():
+        _require_range(name, values)
         require(list(values) == sorted(values), name, values, "low, likely, high, in this order")
     likely = {name: values[1] for name, values in ranges.items()}
     swings = [

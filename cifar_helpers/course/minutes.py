@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from cifar_helpers._arguments import is_number, require, require_choice, require_whole
 from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
 from cifar_helpers.course.recipes import RECIPES, Experiment
 from cifar_helpers.data.datasets import Dataset
@@ -37,6 +38,9 @@ class Work:
         runs: how many times it is trained: seeds, data sets.
         image_size: side of the images in pixels, where `image_sizes` of the experiment says no other. A pretrained
             network scales them to its own.
+
+    Raises:
+        ValueError: no images, no runs, or another number that is none.
     """
 
     experiment: Experiment
@@ -45,6 +49,11 @@ class Work:
     runs: int = 1
     num_classes: int = 10
     image_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("images", "runs", "num_classes", "image_size"):
+            require_whole(name, getattr(self, name))
+        require_whole("val_images", self.val_images, 0)
 
     @property
     def steps(self) -> int:
@@ -141,6 +150,7 @@ def training_rate(device: torch.device, pretrained: str | None = None) -> float:
 
 def describe_seconds(seconds: float) -> str:
     """Return a time rounded to whole minutes, in words."""
+    require(is_number(seconds) and seconds >= 0, "seconds", seconds, "a number of 0 or more")
     minutes = seconds / 60
     return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
 
@@ -160,7 +170,12 @@ def expect(works: Iterable[Work], budget: Budget, device: torch.device, other_se
 
 
 def recipe_work(name: str, dataset: Dataset, budget: Budget, seed: int = 0) -> Work:
-    """Return the work of training a recipe on a data set."""
+    """Return the work of training a recipe on a data set.
+
+    Raises:
+        ValueError: no recipe has this name.
+    """
+    require_choice("name", name, RECIPES)
     images, val_images = (
         min(n, len(split))
         for n, split in zip((budget.train_images, budget.eval_images), (dataset.train, dataset.val), strict=True)

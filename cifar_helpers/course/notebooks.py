@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from cifar_helpers._arguments import require, require_path
 from cifar_helpers._hashing import hash_json
 from cifar_helpers._storage import PARTIALS, append_line, exclusive, read_lines, remove_abandoned
 from cifar_helpers.course._ownership import (
@@ -70,6 +71,9 @@ def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
     Raises:
         ValueError: there are none.
     """
+    require_path("folder", folder)
+    numbered = only is None or isinstance(only, str)
+    require(numbered, "only", only, "the number of a notebook as a text, such as '01'")
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise ValueError(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_helpers._arguments import require
+
 __all__ = ["Unsupported", "unsupported_numbers"]
 
 # Sections that are written before the run, or that say nothing about it.
@@ -52,7 +54,12 @@ def unsupported_numbers(notebook: Mapping[str, Any]) -> list[Unsupported]:
 
     Args:
         notebook: as read from its file, in format 4.
+
+    Raises:
+        ValueError: it is none.
     """
+    read = isinstance(notebook, Mapping) and "cells" in notebook
+    require(read, "notebook", notebook, "a notebook of format 4, as json.load reads it")
     tagged = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
     parameters = [number for cell in tagged for number in _numbers("".join(cell["source"]))]
     found = []

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require_choice
+from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._hashing import hash_json, hash_weights
 from cifar_helpers._storage import CheckpointError, read_lines
 from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
@@ -20,6 +20,7 @@ from cifar_helpers.course.test_access import final_test
 from cifar_helpers.course.workspace import Workspace, home_folder, kept_path, newest_rows, read_kept
 from cifar_helpers.data.batches import Batches, make_batches
 from cifar_helpers.data.datasets import Dataset, Split
+from cifar_helpers.data.download import SOURCES
 from cifar_helpers.data.transforms import AlternatingFlip, Flip, PadCrop
 from cifar_helpers.models.networks import ModelConfig, build_model
 from cifar_helpers.runtime import is_main_process
@@ -60,10 +61,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Experiment:
-    """A network and how it is trained: all that the course varies, as one frozen value."""
+    """A network and how it is trained: all that the course varies, as one frozen value.
+
+    Raises:
+        ValueError: one of the two is no configuration.
+    """
 
     model: ModelConfig | TransferConfig
     training: TrainConfig
+
+    def __post_init__(self) -> None:
+        known = isinstance(self.model, ModelConfig | TransferConfig)
+        require(known, "model", self.model, "a ModelConfig or a TransferConfig")
+        require(isinstance(self.training, TrainConfig), "training", self.training, "a TrainConfig")
 
     def change(self, **changes: Any) -> "Experiment":
         """Return the experiment with other values: `BASELINE.change(model="cnn", width=0.5, lr=0.02)`.
@@ -368,7 +378,11 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
 
     It looks in the workspace's run log and in the published one, for rows from the same source of data. All are of
     one profile, that in which most recipes were trained with seed 0; of two such, the higher.
+
+    Raises:
+        ValueError: an unknown data set.
     """
+    require_choice("dataset", dataset, SOURCES)
     logs = {workspace.run_log, home_folder() / "figures" / "runs.jsonl"}
     rows = [row for log in sorted(logs) for row in read_lines(log)]
     rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])

@@ -6,6 +6,7 @@ import html
 from pathlib import Path
 from typing import Any
 
+from cifar_helpers._arguments import require, require_path
 from cifar_helpers._storage import read_lines
 from cifar_helpers.course._ownership import GENERATOR, write_own
 from cifar_helpers.course.notebooks import NotebookResult
@@ -38,6 +39,9 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     Raises:
         ValueError: there is a report.html that this program did not write.
     """
+    require_path("out", out)
+    known = all(isinstance(result, NotebookResult) for result in results)
+    require(known, "results", results, "NotebookResults, such as run_notebooks returns")
     found = {figure: fact for figure in (out / "figures").glob("*.png") if (fact := read_figure(figure))}
     facts = {path: found[path] for path in sorted(found, key=lambda path: (path.name[:2], path.stat().st_mtime_ns))}
     rows = read_lines(out / "figures" / "runs.jsonl")

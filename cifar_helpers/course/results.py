@@ -1,11 +1,13 @@
 """The tables of the README: results, from the run log and the test-access log, and speed, from the benchmarks."""
 
+import itertools
 import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cifar_helpers._arguments import require, require_path
 from cifar_helpers._storage import read_lines, write_whole
 from cifar_helpers.course.recipes import CHAIN, RECIPES, find_runs, name_weights
 from cifar_helpers.course.workspace import Workspace
@@ -27,14 +29,15 @@ def results_markdown(home: Path) -> str:
     Raises:
         ValueError: a step of the chain has no run on one of the data sets.
     """
+    require_path("home", home)
     workspace = Workspace("report", "full", "", "real", home, home / "build" / "checkpoints")
-    found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
+    found = _find_chain(workspace)
     looks = read_lines(workspace.test_access_log)
     heads = " | ".join(f"{s.title} validation (%) | {s.title} test (%) | seconds" for s in SOURCES.values())
     lines = [f"| step | notebook | {heads} |", "|---|---|" + "---:|" * 3 * len(SOURCES)]
     steps = _shown_steps(found)
     for step in steps:
-        cells = [cell for dataset in SOURCES for cell in _result_cells(step, dataset, found[dataset], looks)]
+        cells = [cell for dataset in SOURCES for cell in _result_cells(found[dataset][step], looks)]
         lines.append(f"| {step} | {RECIPES[step].notebook} | {' | '.join(cells)} |")
     rows = [found[dataset][step] for dataset in SOURCES for step in steps]
     made = sorted({f"{row['profile']} profile, {row['device']} in {row['versions']['dtype']}" for row in rows})
@@ -50,12 +53,26 @@ def results_markdown(home: Path) -> str:
     return "\n".join([*lines, "", about, "", details])
 
 
+def _find_chain(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the rows of the run log by data set and step, or raise a ValueError that names what is missing."""
+    found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
+    for dataset, step in itertools.product(SOURCES, CHAIN):
+        if step not in found[dataset]:
+            raise ValueError(f"the run log has no run of {step!r} on {dataset}: python -m cifar_helpers train {step}")
+    return found
+
+
 def draw_ladder(home: Path) -> Path | None:
-    """Draw the validation accuracy of every step on both data sets, from the runs of `results_markdown`."""
+    """Draw the validation accuracy of every step on both data sets, from the runs of `results_markdown`.
+
+    Raises:
+        ValueError: as there.
+    """
     from cifar_helpers import plots  # matplotlib takes a second
 
+    require_path("home", home)
     workspace = Workspace("README", "full", "", "real", home, home / "build" / "checkpoints")
-    found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
+    found = _find_chain(workspace)
     steps = _shown_steps(found)
     plots.figure_style()
     figure, axes = plots.new_axes(1, 2, size=(5, 2.9))
@@ -74,11 +91,8 @@ def _shown_steps(found: dict[str, dict[str, Any]]) -> list[str]:
     return [*CHAIN, *(["finetuned"] if all("finetuned" in known for known in found.values()) else [])]
 
 
-def _result_cells(step: str, dataset: str, found: dict[str, dict[str, Any]], looks: list[dict[str, Any]]) -> list[str]:
-    """Return validation accuracy, test accuracy and seconds of one step on one data set."""
-    if step not in found:
-        raise ValueError(f"the run log has no run of {step!r} on {dataset}: python -m cifar_helpers train {step}")
-    row = found[step]
+def _result_cells(row: dict[str, Any], looks: list[dict[str, Any]]) -> list[str]:
+    """Return validation accuracy, test accuracy and seconds of a run."""
     scored = [look for look in looks if look["kind"] == "final" and look["run_hash"] == row["run_hash"]]
     test = "–"
     if scored:
@@ -198,6 +212,8 @@ def fill_table(page: Path, marks: tuple[str, str], text: str) -> None:
     Raises:
         ValueError: there is no such file, or it lacks the marks.
     """
+    two = isinstance(marks, list | tuple) and len(marks) == 2
+    require(two, "marks", marks, "two, such as RESULTS: the lines before and behind the table")
     if not page.is_file():
         raise ValueError(f"there is no {page}; expected the README of the repository: cd into it")
     begin, end = marks

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cifar_helpers import metrics
+from cifar_helpers._arguments import require, require_function
 from cifar_helpers._hashing import hash_weights
 from cifar_helpers._storage import find_or_append, read_lines
 from cifar_helpers.course.workspace import Workspace
@@ -26,7 +27,13 @@ def audit_test(dataset: Dataset, reason: str, workspace: Workspace) -> Split:
 
     For label-blind looks, for figures that the literature fixed long ago, and for questions to runs that `final_test`
     has scored. The same reason leaves one entry.
+
+    Raises:
+        ValueError: no reason.
     """
+    _require_dataset(dataset)
+    said = isinstance(reason, str) and bool(reason.strip())
+    require(said, "reason", reason, "a sentence that says what the look is for")
     test = dataset.sealed_test
     key = {"kind": "audit", "dataset": dataset.name, "data": test.sha256, "purpose": reason}
     with_log_entry(workspace.test_access_log, key, dict)
@@ -49,6 +56,8 @@ def final_test(
     Raises:
         ValueError: the batches are normalised otherwise than those of the run, or the labels are hidden.
     """
+    _require_dataset(dataset)
+    require(isinstance(batches, Batches), "batches", batches, "data.Batches, such as make_batches returns")
     test = dataset.sealed_test
     if record.data["normaliser"] != batches.normaliser.to_dict():
         raise ValueError(f"batches are normalised otherwise than those that {record.name!r} was trained on")
@@ -71,6 +80,10 @@ def final_test(
     return Sums(**with_log_entry(workspace.test_access_log, key, score))
 
 
+def _require_dataset(dataset: object) -> None:
+    require(isinstance(dataset, Dataset), "dataset", dataset, "a Dataset, such as load_data('cifar10')")
+
+
 def with_log_entry(path: Path, key: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return the result stored under `key`, or evaluate once and append an entry with the result.
 
@@ -79,7 +92,10 @@ def with_log_entry(path: Path, key: dict[str, Any], evaluate: Callable[[], dict[
 
     Raises:
         OSError: the entry cannot be written; then no result is returned.
+        ValueError: a key without a value, with which every entry would agree.
     """
+    require(bool(key), "key", key, "what is asked: names to values, at least one")
+    require_function("evaluate", evaluate)
 
     def find(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         return next((entry for entry in entries if all(entry.get(k) == v for k, v in key.items())), None)

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from cifar_helpers._arguments import require, require_path
+
 __all__ = ["read_verdicts", "verdict"]
 
 _OUTCOMES = ("held", "failed", "not judged")
@@ -14,15 +16,25 @@ def verdict(hypothesis: str, holds: bool, measured: str, *, judged: bool) -> tup
 
     Args:
         judged: whether data and budget are enough to judge; otherwise the row says "not judged".
+
+    Raises:
+        ValueError: `holds` is something else than True or False, such as a probability.
     """
+    right = str(getattr(holds, "dtype", type(holds).__name__)) in ("bool", "torch.bool")  # also of NumPy and torch
+    require(right, "holds", holds, "True or False")
     outcome = "held" if holds else "failed"
     return hypothesis, outcome if judged else "not judged", measured
 
 
 def read_verdicts(path: Path) -> list[tuple[str, str, str]]:
-    """Return hypothesis, outcome and what was measured, of each row that the stored outputs of a notebook show."""
+    """Return hypothesis, outcome and what was measured, of each row that the stored outputs of a notebook show.
+
+    Raises:
+        ValueError: `path` is no path.
+    """
     import nbformat  # here, because the library is used without Jupyter
 
+    require_path("path", path)
     cells = nbformat.read(path, as_version=4).cells
     texts = [output.get("text", "") for cell in cells for output in cell.get("outputs", [])]
     return [row for text in texts for row in _rows(text.splitlines())]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError, find_or_append, load_tensors, read_lines, save_tensors
 from cifar_helpers.course._ownership import (
     claim_folder,
@@ -88,6 +89,7 @@ class Workspace:
                 out of the folder.
         """
         require_name(name)
+        require(hasattr(figure, "get_suptitle"), "figure", figure, "a figure of matplotlib, such as new_axes returns")
         title = _figure_title(figure)
         path = self.figures / f"{self.notebook.split('_')[0]}_{name}.png"
         require_own_file(path)
@@ -169,7 +171,12 @@ def locate_workspace(notebook: str, profile: str, device: str, sources: Iterable
 
     Args:
         sources: of all data sets in use; a synthetic one among them makes the whole workspace synthetic.
+
+    Raises:
+        ValueError: there is no source, or an unknown one.
     """
+    known = not isinstance(sources, str) and bool(sources) and set(sources) <= {"real", "synthetic"}
+    require(known, "sources", sources, "several, each real or synthetic: {dataset.source for dataset in …}")
     data_source = "real" if set(sources) == {"real"} else "synthetic"
     home = home_folder().resolve()
     root = Path(os.environ.get("CIFAR_OUT") or home).resolve()
@@ -202,8 +209,9 @@ def kept_path(figures: Path, run: str, part: str) -> Path:
     """Return where a run leaves its logits on a split, "val" or "test", or its "ranks".
 
     Raises:
-        ValueError: the name of the run leads out of the folder.
+        ValueError: the name of the run leads out of the folder, or there is no such part.
     """
+    require_choice("part", part, ("val", "test", "ranks"))
     require_name(run)
     return figures / (f"ranks/{run}.safetensors" if part == "ranks" else f"logits/{run}-{part}.safetensors")
 
