@@ -6,13 +6,12 @@ for name, probability in classifier.predict("my_dog.jpg"):
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_names, require_path, require_whole
 from cifar_helpers.data.folders import readable_endings
 from cifar_helpers.data.pictures import Picture, to_square
 from cifar_helpers.data.transforms import Normaliser
@@ -23,12 +22,24 @@ __all__ = ["Classifier", "find_pictures", "load_model"]
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network in evaluation mode, the normalisation it was trained with and the names of its classes."""
+    """A network in evaluation mode, the normalisation it was trained with and the names of its classes.
+
+    Raises:
+        ValueError: one of them is something else, or a name is there twice.
+    """
 
     model: nn.Module
     normaliser: Normaliser
     class_names: tuple[str, ...]
     image_size: int
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.model, nn.Module), "model", self.model, "a torch.nn.Module")
+        require(
+            isinstance(self.normaliser, Normaliser), "normaliser", self.normaliser, "a Normaliser, that of training"
+        )
+        require_names("class_names", self.class_names)
+        require_whole("image_size", self.image_size)
 
     def predict(self, picture: Picture, k: int = 5) -> list[tuple[str, float]]:
         """Return the k likeliest classes of one picture of any size with their probabilities, likeliest first.
@@ -43,10 +54,12 @@ class Classifier:
             FileNotFoundError: there is no such file.
             ValueError: it is no picture, several, or of a kind that is refused, or `k` is below 1.
         """
-        require(isinstance(k, Integral) and k >= 1, "k", k, "a whole number, 1 or more")
+        require_whole("k", k, allowed="a whole number, 1 or more")
         images = to_square(picture, self.image_size)[None]
         with torch.inference_mode():
             probabilities = self.model(self.normaliser(images)).float().softmax(1)[0]
+        count = len(probabilities)
+        require(len(self.class_names) == count, "class_names", self.class_names, f"{count}, one for each output")
         top = probabilities.topk(min(k, len(self.class_names)))
         return [(self.class_names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
 
@@ -59,6 +72,7 @@ def load_model(path: str | Path) -> Classifier:
     Raises:
         CheckpointError: the file is damaged, or holds a model that neither `models.make_model` nor
             `transfer.make_transfer_model` made.
+        ValueError: it is no path.
     """
     return Classifier(*load_network(path))
 
@@ -69,6 +83,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
     Raises:
         ValueError: there is no such folder, or no picture in it.
     """
+    require_path("folder", folder)
     endings = readable_endings()
     found = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in endings)
     require(bool(found), "folder", str(folder), "one with pictures in it, such as photo.jpg")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_whole
+from cifar_helpers._contract import check_labels
 
 __all__ = [
     "Calibration",
@@ -28,11 +29,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Sums:
-    """Loss and correct answers summed over examples, so that a ragged last batch weighs what it holds."""
+    """Loss and correct answers summed over examples, so that a ragged last batch weighs what it holds.
+
+    Raises:
+        ValueError: of no examples.
+    """
 
     loss_sum: float
     correct: int
     count: int
+
+    def __post_init__(self) -> None:
+        require_whole("count", self.count, allowed="at least one example: there was no batch, or an empty one")
 
     @property
     def loss(self) -> float:
@@ -74,7 +82,11 @@ def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
     0 is a correct answer, below 5 one of the five highest. Among equals the lower class number comes first, and NaN
     before everything, as for argmax.
+
+    Raises:
+        ValueError: there are none, or a label is none of the classes.
     """
+    _check(logits, labels)
     logits = logits.nan_to_num(math.inf, math.inf, -math.inf)
     given = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
@@ -82,7 +94,12 @@ def label_ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def top_k_accuracy(logits: torch.Tensor, labels: torch.Tensor, k: int = 5) -> float:
-    """Return the fraction of examples whose label is among the k highest logits."""
+    """Return the fraction of examples whose label is among the k highest logits.
+
+    Raises:
+        ValueError: as in `label_ranks`, or `k` is below 1.
+    """
+    require_whole("k", k)
     return (label_ranks(logits, labels) < k).double().mean().item()
 
 
@@ -90,20 +107,32 @@ def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, num_classes:
     """Return scikit-learn's confusion matrix as int64 (C, C), on the CPU: row = given label, column = predicted class.
 
     Raises:
-        ValueError: there are none, or one is not in 0 to C - 1; scikit-learn would leave it out in silence.
+        ValueError: there are none, not equally many, or one is not in 0 to C - 1; scikit-learn would leave it out in
+            silence.
     """
     from sklearn import metrics
 
+    require_whole("num_classes", num_classes)
     for name, values in (("predicted", predicted), ("labels", labels)):
+        require(isinstance(values, torch.Tensor), name, values, _LABELS)
         require(len(values) > 0, name, tuple(values.shape), "at least one")
+        require(values.dtype == torch.int64 and values.ndim == 1, name, values, _LABELS)
         wrong = values[(values < 0) | (values >= num_classes)]
         require(len(wrong) == 0, name, wrong[:1].tolist(), f"classes 0 to {num_classes - 1}")
+    require(
+        len(labels) == len(predicted), "labels", labels, f"of shape {tuple(predicted.shape)}, one for each prediction"
+    )
     counts = metrics.confusion_matrix(labels.cpu().numpy(), predicted.cpu().numpy(), labels=range(num_classes))
     return torch.from_numpy(counts).long()
 
 
 def per_class_accuracy(confusion: torch.Tensor) -> torch.Tensor:
-    """Return the accuracy of each class (C,) from a confusion matrix; NaN for a class without examples."""
+    """Return the accuracy of each class (C,) from a confusion matrix; NaN for a class without examples.
+
+    Raises:
+        ValueError: the matrix is not square.
+    """
+    _check_square(confusion)
     return confusion.diag().double() / confusion.sum(1).double()
 
 
@@ -112,13 +141,23 @@ def confused_pairs(confusion: torch.Tensor, k: int) -> list[tuple[int, int, int,
 
     The first of a pair is the one mistaken more often; equal sums keep the order of the classes. There are at most
     C (C - 1) / 2 pairs.
+
+    Raises:
+        ValueError: the matrix is not square, or `k` is below 1.
     """
+    _check_square(confusion)
+    require_whole("k", k)
     num_classes = len(confusion)
     rows, columns = torch.triu_indices(num_classes, num_classes, offset=1)
     order = (confusion[rows, columns] + confusion[columns, rows]).argsort(descending=True, stable=True)[:k]
     pairs = zip(rows[order].tolist(), columns[order].tolist(), strict=True)
     ordered = [(a, b) if confusion[a, b] >= confusion[b, a] else (b, a) for a, b in pairs]
     return [(a, b, int(confusion[a, b]), int(confusion[b, a])) for a, b in ordered]
+
+
+def _check_square(confusion: torch.Tensor) -> None:
+    square = isinstance(confusion, torch.Tensor) and confusion.ndim == 2 and confusion.shape[0] == confusion.shape[1]
+    require(square, "confusion", confusion, "a matrix (C, C), from confusion_matrix")
 
 
 def find_label_issues(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -129,8 +168,9 @@ def find_label_issues(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
     network that did not train on these labels.
 
     Raises:
-        ValueError: there are no logits, or some are not finite.
+        ValueError: there are no logits, some are not finite, or a label is none of the classes.
     """
+    _check(logits, labels)
     _require_finite(logits)
     probability = logits.double().softmax(1)
     own = F.one_hot(labels, logits.shape[1]).bool()
@@ -140,7 +180,18 @@ def find_label_issues(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def coarse_logits(logits: torch.Tensor, fine_to_coarse: torch.Tensor) -> torch.Tensor:
-    """Return logits of superclasses (N, S): the log of the summed probabilities of their fine classes."""
+    """Return logits of superclasses (N, S): the log of the summed probabilities of their fine classes.
+
+    Args:
+        fine_to_coarse: int64 (C,), the superclass of each class, from 0 on.
+
+    Raises:
+        ValueError: it is not of these classes, as that of a data set without superclasses.
+    """
+    _check_logits(logits)
+    allowed = f"superclasses from 0 on, torch.int64 of shape ({logits.shape[1]},)"
+    right = isinstance(fine_to_coarse, torch.Tensor) and fine_to_coarse.shape == logits.shape[1:]
+    require(right and bool((fine_to_coarse >= 0).all()), "fine_to_coarse", fine_to_coarse, allowed)
     log_p = logits.float().log_softmax(1)
     members = [log_p[:, fine_to_coarse == s].logsumexp(1) for s in range(int(fine_to_coarse.max()) + 1)]
     return torch.stack(members, dim=1)
@@ -180,8 +231,10 @@ def calibration(logits: torch.Tensor, labels: torch.Tensor, bins: int = 15) -> C
     """Return how often the predicted class is right, by how probable logits (N, C) make it.
 
     Raises:
-        ValueError: there are none, or some are not finite.
+        ValueError: there are none, some are not finite, a label is none of the classes, or `bins` is below 1.
     """
+    require_whole("bins", bins)
+    _check(logits, labels)
     _require_finite(logits)
     confidence, predicted = logits.double().softmax(1).max(1)
     place = (confidence * bins).ceil().long().clamp(1, bins) - 1
@@ -200,10 +253,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     means that there is no best one, as when every prediction is right.
 
     Raises:
-        ValueError: there are no logits, or some are not finite.
+        ValueError: there are no logits, some are not finite, or a label is none of the classes.
     """
     from scipy.optimize import minimize_scalar
 
+    _check(logits, labels)
     _require_finite(logits)
 
     def loss(log_t: float) -> float:
@@ -212,8 +266,25 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return math.exp(minimize_scalar(loss, bounds=(math.log(0.05), math.log(20)), method="bounded").x)
 
 
+# --- what is wrong with them ---
+
+_LABELS = "class numbers, torch.int64 of shape (N,)"
+
+
+def _check(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise a ValueError unless these are logits (N, C), at least one row, and labels of these classes (N,)."""
+    _check_logits(logits)
+    require(isinstance(labels, torch.Tensor), "labels", labels, _LABELS)
+    check_labels(labels, len(logits), logits.shape[1])
+
+
+def _check_logits(logits: torch.Tensor) -> None:
+    right = isinstance(logits, torch.Tensor) and logits.is_floating_point() and logits.ndim == 2
+    require(right, "logits", logits, "floating-point numbers of shape (N, C)")
+    require(logits.numel() > 0, "logits", tuple(logits.shape), "at least one row")
+
+
 def _require_finite(logits: torch.Tensor) -> None:
-    """Raise a ValueError unless there are logits, and all are finite."""
+    """Raise a ValueError unless all logits are finite."""
     wrong = torch.nonzero(~logits.isfinite().all(1)).flatten()
-    require(len(logits) > 0, "logits", tuple(logits.shape), "at least one row")
     require(len(wrong) == 0, "logits", f"not finite in row {wrong[:1].tolist()}", "finite numbers")

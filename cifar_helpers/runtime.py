@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import random
+import re
 import statistics
 import sys
 import time
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_function, require_whole
 
 __all__ = [
     "Timer",
@@ -70,13 +71,15 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
         own = f"cuda:{os.environ['LOCAL_RANK']}"
         require(name in ("cuda", own), "device", name, "'cuda' under torchrun: each process takes the GPU of its rank")
         name = own
-    if kind not in available:
+    if kind not in available or not re.fullmatch(r"[a-z]+(:\d+)?", name):
         raise ValueError(f"device={name!r} is not known: choose auto, cpu, cuda, cuda:0 or mps")
-    if not available[kind]:
+    device = torch.device(name)
+    if not available[kind] or (kind == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        found = torch.cuda.device_count() if available[kind] else "none"
         raise ValueError(
-            f"device={name!r} was asked for, but torch {torch.__version__} finds none: use 'cpu' or 'auto'"
+            f"device={name!r} was asked for, but torch {torch.__version__} finds {found}: use 'cpu' or 'auto'"
         )
-    return torch.device(name)
+    return device
 
 
 def count_processes() -> int:
@@ -154,6 +157,7 @@ def _joined() -> bool:
 @contextmanager
 def computing_on(cores: int):
     """Let the operations of this thread use so many cores inside the block."""
+    require_whole("cores", cores)
     before = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
@@ -170,6 +174,8 @@ def core_threads(count: int) -> ThreadPoolExecutor:
 
 def start_threads(count: int, cores: int) -> ThreadPoolExecutor:
     """Return `count` threads, started, each of which computes on so many cores."""
+    require_whole("count", count)
+    require_whole("cores", cores)
 
     def begin() -> None:
         torch.get_num_threads()  # torch gives a new thread its default now, and not later over what follows
@@ -264,6 +270,7 @@ def deterministic_kernels(enabled: bool):
 
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done all it was given, so that a clock read next tells the truth."""
+    _require_device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -274,6 +281,7 @@ class Timer:
     """Seconds of a block, with the device idle at both ends: `with Timer(device) as t: …; t.seconds`."""
 
     def __init__(self, device: torch.device) -> None:
+        _require_device(device)
         self.device = device
         self.seconds = float("nan")
 
@@ -289,7 +297,12 @@ class Timer:
 
 def device_name(device: torch.device) -> str:
     """Return a name a reader recognises: the GPU's product name, or `cpu`."""
+    _require_device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _require_device(device: object) -> None:
+    require(isinstance(device, torch.device), "device", device, "a torch.device, such as pick_device('cpu')")
 
 
 def environment(device: torch.device) -> dict:
@@ -317,6 +330,8 @@ def environment_line(device: torch.device) -> str:
 
 def median_seconds(action: Callable[[], object], repeats: int = 5) -> float:
     """Return the median wall-clock seconds of `action` over `repeats` calls, after one call to warm up."""
+    require_function("action", action)
+    require_whole("repeats", repeats)
     action()
     seconds = []
     for _ in range(repeats):

@@ -6,7 +6,7 @@ from statistics import NormalDist
 
 import torch
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import is_number, is_whole, require, require_whole
 from cifar_helpers.runtime import make_generator
 
 __all__ = ["PairedTest", "bootstrap", "mcnemar", "mean_interval", "paired_difference", "rank_shares", "wilson_interval"]
@@ -16,9 +16,15 @@ def wilson_interval(correct: int, count: int, level: float = 0.95) -> tuple[floa
     """Return the interval, as fractions, in which an accuracy of `correct` of `count` lies (Wilson, 1927).
 
     It says what other test images of the same kind would change, and nothing of other seeds.
+
+    Raises:
+        ValueError: more are correct than there are, there are none, or the level is not between 0 and 1.
     """
     from scipy.stats import binomtest
 
+    for name, value in (("correct", correct), ("count", count)):
+        require(is_whole(value), name, value, "a whole number")
+    _require_level(level)
     require(0 <= correct <= count and count >= 1, "correct", (correct, count), "0 to count, and count at least 1")
     interval = binomtest(correct, count).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
@@ -36,8 +42,8 @@ def mean_interval(correct: torch.Tensor, level: float = 0.95) -> tuple[float, fl
     Raises:
         ValueError: it has another shape or type, or is empty.
     """
-    fits = correct.dtype == torch.bool and correct.ndim == 2 and correct.numel() > 0
-    require(fits, "correct", (correct.dtype, tuple(correct.shape)), "torch.bool, of shape (R, N)")
+    _require_level(level)
+    require(_is_bool(correct, 2), "correct", correct, "torch.bool, of shape (R, N), at least one answer")
     runs, count = correct.shape
     value = correct.double().mean().item()
     if runs == 1:
@@ -48,6 +54,17 @@ def mean_interval(correct: torch.Tensor, level: float = 0.95) -> tuple[float, fl
     return value, max(0.0, value - reach), min(1.0, value + reach)
 
 
+def _require_level(level: object) -> None:
+    between = is_number(level) and 0 < level < 1
+    require(between, "level", level, "a number between 0 and 1, both excluded; 95 % is 0.95")
+
+
+def _is_bool(answers: object, dimensions: int) -> bool:
+    """Return whether these are answers, right or wrong: a bool tensor of so many dimensions that holds one or more."""
+    right = isinstance(answers, torch.Tensor) and answers.dtype == torch.bool
+    return right and answers.ndim == dimensions and answers.numel() > 0  # type: ignore[attr-defined]  # a tensor
+
+
 def paired_difference(first: torch.Tensor, second: torch.Tensor, level: float = 0.95) -> tuple[float, float, float]:
     """Return by how much the accuracy of the first exceeds that of the second, with its interval, as fractions.
 
@@ -56,8 +73,9 @@ def paired_difference(first: torch.Tensor, second: torch.Tensor, level: float = 
     √(b + c - (b - c)² / N) / N (Wald's interval for paired proportions). It says nothing of other seeds.
 
     Raises:
-        ValueError: the two have not the same shape, or another type than bool.
+        ValueError: the two have not the same shape, another type than bool, or are empty.
     """
+    _require_level(level)
     b, c = _alone(first, second)
     count = len(first)
     difference = (b - c) / count
@@ -65,11 +83,14 @@ def paired_difference(first: torch.Tensor, second: torch.Tensor, level: float = 
     return difference, difference - reach, difference + reach
 
 
+_ANSWERS = "torch.bool, of shape (N,), at least one: whether each answer is right"
+
+
 def _alone(first: torch.Tensor, second: torch.Tensor) -> tuple[int, int]:
     """Return how many answers the first alone has right, and how many the second alone."""
     for name, correct in (("first", first), ("second", second)):
-        require(correct.dtype == torch.bool, name, correct.dtype, "torch.bool, whether each answer is right")
-    require(first.shape == second.shape, "second", tuple(second.shape), f"{tuple(first.shape)}: the same images")
+        require(_is_bool(correct, 1), name, correct, _ANSWERS)
+    require(first.shape == second.shape, "second", second, f"of shape {tuple(first.shape)}: the same images")
     return int((first & ~second).sum()), int((second & ~first).sum())
 
 
@@ -89,7 +110,7 @@ def mcnemar(first: torch.Tensor, second: torch.Tensor) -> PairedTest:
     """Return the exact two-sided McNemar test on which answers, bool (N,), of two classifiers are correct.
 
     Raises:
-        ValueError: the two have not the same shape, or another type than bool.
+        ValueError: the two have not the same shape, another type than bool, or are empty.
     """
     from scipy.stats import binomtest
 
@@ -104,8 +125,12 @@ def bootstrap(correct: Mapping[str, torch.Tensor], resamples: int = 1000, seed: 
         correct: name of each to which of its answers are correct, bool (N,), on the same images.
 
     Raises:
-        ValueError: they are not of equally many images.
+        ValueError: there are none, or they are not bool, or not of equally many images.
     """
+    require(len(correct) > 0, "correct", correct, "at least one classifier")
+    for name, answers in correct.items():
+        require(_is_bool(answers, 1), f"correct[{name!r}]", answers, _ANSWERS)
+    require_whole("resamples", resamples)
     counts = {name: len(answers) for name, answers in correct.items()}
     require(len(set(counts.values())) == 1, "correct", counts, "equally many of each, on the same images")
     matrix = torch.stack(list(correct.values())).double()
@@ -119,6 +144,8 @@ def rank_shares(correct: torch.Tensor) -> torch.Tensor:
 
     Rows are classifiers in their order, columns ranks from the best; equals share their ranks evenly.
     """
+    fits = isinstance(correct, torch.Tensor) and correct.ndim == 2 and correct.numel() > 0
+    require(fits, "correct", correct, "counts (resamples, M), from bootstrap")
     better = (correct[:, None, :] > correct[:, :, None]).sum(2, keepdim=True)  # (resamples, M, 1)
     equal = (correct[:, None, :] == correct[:, :, None]).sum(2, keepdim=True)
     ranks = torch.arange(correct.shape[1])

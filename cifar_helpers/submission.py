@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from cifar_helpers._arguments import require
-from cifar_helpers._storage import write_whole
+from cifar_helpers._arguments import require, require_path, require_whole
+from cifar_helpers._storage import name_kind, write_whole
 
 __all__ = ["HEADER", "check_submission", "score_submission", "write_submission"]
 
@@ -39,8 +39,10 @@ def write_submission(
         ValueError: ids are missing or doubled, predictions are no class numbers, or the path is that of a file which
             does not begin with the header; nothing was written.
     """
+    _check_arguments(path, num_classes, count, header)
     path = Path(path)
     for name, values in (("ids", ids), ("predicted", predicted)):
+        require(isinstance(values, torch.Tensor), name, values, _CLASSES)
         require(values.dtype == torch.int64, name, values.dtype, "torch.int64: values.long()")
         require(values.shape == (count,), name, tuple(values.shape), f"({count},), one for each image")
     wrong = torch.nonzero(ids.sort().values != torch.arange(count)).flatten()
@@ -54,6 +56,19 @@ def write_submission(
     rows.writerows(zip(range(count), predicted[ids.argsort()].tolist(), strict=True))
     write_whole(path, text.getvalue().encode())
     return path
+
+
+_CLASSES = "a tensor of torch.int64, of shape (N,)"
+
+
+def _check_arguments(path: object, num_classes: object, count: object, header: object) -> None:
+    require_path("path", path)
+    kind = name_kind(Path(path))  # type: ignore[arg-type]  # it is a path
+    require(not kind, "path", str(path), f"a file; this is {kind}")
+    require_whole("num_classes", num_classes)
+    require_whole("count", count)
+    two = isinstance(header, list | tuple) and len(header) == 2 and all(isinstance(title, str) for title in header)
+    require(two, "header", header, f"two titles, such as {HEADER}")
 
 
 def _refuse_foreign(path: Path, header: tuple[str, str]) -> None:
@@ -74,7 +89,9 @@ def check_submission(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: the path is that of a folder or a device.
     """
+    _check_arguments(path, num_classes, count, header)
     content = Path(path).read_bytes()
     faults = ["line 1: begins with a byte order mark; save as UTF-8 without BOM"] * content.startswith(_BOM)
     if b"\r" in content:
@@ -153,6 +170,7 @@ def score_submission(
     Raises:
         ValueError: the labels are hidden, or the file has faults, with the first of them.
     """
+    require(isinstance(labels, torch.Tensor), "labels", labels, _CLASSES)
     require(bool(labels.any()), "labels", "all zero", "hidden labels are no key: an accuracy on them means nothing")
     faults = check_submission(path, num_classes, count=len(labels), header=header)
     if faults:

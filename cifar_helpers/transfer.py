@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_path, require_whole
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors
 from cifar_helpers._storage import CheckpointError, load_tensors, read_file, save_tensors
 from cifar_helpers.data.batches import Batches
@@ -68,6 +68,9 @@ class Backbone:
         source: where it comes from, in words.
         spec: how the same body is built again without its weights: the name of a network with ImageNet weights, or the
             arguments of `make_model`; {} where nobody knows, and `load_network` refuses what is made of it.
+
+    Raises:
+        ValueError: one of them is something else, or a weight is no finite floating-point number.
     """
 
     body: nn.Sequential
@@ -78,10 +81,31 @@ class Backbone:
     source: str
     spec: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        require(isinstance(self.body, nn.Sequential), "body", self.body, "a torch.nn.Sequential")
+        require(isinstance(self.normaliser, Normaliser), "normaliser", self.normaliser, "a Normaliser, as in training")
+        require_whole("num_features", self.num_features)
+        require_whole("image_size", self.image_size)
+        _require_weights(self.body)
+
     @property
     def sha256(self) -> str:
         """SHA-256 of weights and buffers: the same network, the same value."""
         return hash_tensors(self.body.state_dict().values())
+
+
+def _require_weights(body: nn.Module) -> None:
+    """Raise a ValueError unless all weights are finite floating-point numbers, and all such buffers finite."""
+    for name, weight in body.named_parameters():
+        require(weight.is_floating_point(), f"body.{name}", weight.dtype, "floating-point numbers: weights.float()")
+    for name, tensor in body.state_dict().items():
+        finite = not tensor.is_floating_point() or bool(tensor.isfinite().all())
+        require(finite, f"body.{name}", "NaN or infinite", "finite numbers: take the weights from before it diverged")
+
+
+def _require_backbone(backbone: object) -> None:
+    allowed = "a Backbone, such as own_backbone(checkpoint, source) or imagenet_backbone()"
+    require(isinstance(backbone, Backbone), "backbone", backbone, allowed)
 
 
 class Resize(nn.Module):
@@ -89,6 +113,7 @@ class Resize(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        require_whole("size", size)
         self.size = size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -129,15 +154,15 @@ def cut_head(model: nn.Module, normaliser: Normaliser, source: str, image_size: 
     Raises:
         ValueError: the network has no children that end in a linear layer, or fewer than three layers.
     """
-    heads = [(i, child) for i, child in enumerate(model.children()) if isinstance(child, nn.Linear)]
-    sequential = isinstance(model, nn.Sequential) and bool(heads)
-    require(sequential, "model", type(model).__name__, "a Sequential with a linear layer as its head")
+    layers = enumerate(model.children() if isinstance(model, nn.Sequential) else ())
+    heads = [(i, child) for i, child in layers if isinstance(child, nn.Linear)]
+    require(bool(heads), "model", type(model).__name__, "a Sequential with a linear layer as its head")
     place, head = heads[-1]
     body = copy.deepcopy(nn.Sequential(*list(model.children())[:place])).cpu()
-    layers = [i for i, child in enumerate(body) if any(p.ndim >= 2 for p in child.parameters())]
-    require(len(layers) >= 2, "model", type(model).__name__, "at least two layers with weights before its head")
+    weighted = [i for i, child in enumerate(body) if any(p.ndim >= 2 for p in child.parameters())]
+    require(len(weighted) >= 2, "model", type(model).__name__, "at least two layers with weights before its head")
     spec = dict(getattr(model, "spec", {}))
-    return Backbone(body, head.in_features, layers[-2], normaliser, image_size, source, spec)
+    return Backbone(body, head.in_features, weighted[-2], normaliser, image_size, source, spec)
 
 
 def own_backbone(checkpoint: str | Path, source: str) -> Backbone:
@@ -165,7 +190,14 @@ def imagenet_backbone(name: str = "efficientnet_lite0", image_size: int | None =
         DataError: its weights are not installed and cannot be fetched.
         CheckpointError: a file of weights is not the official one.
     """
+    require(isinstance(name, str), "name", name, _NAMES)
+    if image_size is not None:
+        require_whole("image_size", image_size, 8, _SIDES)
     return _named_backbone(name, image_size)
+
+
+_NAMES = "a text, such as 'efficientnet_lite0', 'resnet18' or 'timm/resnet10t.c3_in1k'"
+_SIDES = "whole pixels, 8 or more; EfficientNet-Lite0 takes 32 or more"
 
 
 def _named_backbone(name: str, image_size: int | None = None, weights: bool = True) -> Backbone:
@@ -221,7 +253,8 @@ def _brief(error: Exception) -> str:
 
 def check_hash(path: Path, sha256: str) -> None:
     """Raise a CheckpointError unless the file is there and its SHA-256 begins with these digits, 8 or more."""
-    require(8 <= len(sha256) <= 64, "sha256", sha256, "at least 8 hexadecimal digits")
+    known = isinstance(sha256, str) and 8 <= len(sha256) <= 64
+    require(known, "sha256", sha256, "a text of at least 8 hexadecimal digits")
     if not path.exists():
         raise CheckpointError(f"{path} is not there; expected weights as PyTorch saves them.")
     found = hashlib.sha256(read_file(path)).hexdigest()
@@ -353,10 +386,11 @@ def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all"
     Raises:
         ValueError: an unknown `train`, or fewer than two classes.
     """
+    _require_backbone(backbone)
     require_choice("train", train, TRAINED)
     staged = backbone.last_stage is not None or train != "last stage"
     require(staged, "train", train, f"'head' or 'all': {backbone.source} is not a chain of stages")
-    require(num_classes >= 2, "num_classes", num_classes, "a classifier needs at least 2")
+    require_whole("num_classes", num_classes, 2, "a whole number; a classifier needs at least 2")
     body = copy.deepcopy(backbone.body)
     begin = {"head": len(body), "last stage": backbone.last_stage or 0, "all": 0}[train]
     head = nn.Linear(backbone.num_features, num_classes)
@@ -393,9 +427,9 @@ class TransferConfig:
     train: str = "all"
 
     def __post_init__(self) -> None:
+        require(isinstance(self.name, str), "name", self.name, _NAMES)
         require_choice("train", self.train, TRAINED)
-        whole = isinstance(self.image_size, int) and self.image_size >= 8
-        require(whole, "image_size", self.image_size, "whole pixels, 8 or more; EfficientNet-Lite0 takes 32 or more")
+        require_whole("image_size", self.image_size, 8, _SIDES)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
@@ -411,6 +445,8 @@ def build_transfer_model(config: TransferConfig, num_classes: int, *, weights: b
     Raises:
         ValueError, DataError, CheckpointError: as in `imagenet_backbone`.
     """
+    advice = "a TransferConfig; build_model takes a ModelConfig"
+    require(isinstance(config, TransferConfig), "config", config, advice)
     return make_transfer_model(_named_backbone(config.name, config.image_size, weights), num_classes, config.train)
 
 
@@ -426,7 +462,9 @@ def load_network(path: str | Path) -> tuple[nn.Module, Normaliser, tuple[str, ..
     Raises:
         CheckpointError: the file is damaged, or does not say how its network is built.
         DataError: the network is one of timm's, which is not installed.
+        ValueError: it is no path.
     """
+    require_path("path", path)
     found = load_checkpoint(path)
     spec = found.identity["model"]
     if found.normaliser is None or not found.class_names or "num_classes" not in spec or not spec.get("body", True):
@@ -483,8 +521,10 @@ def compute_features(
         precision: number format of the matrix products, as in `TrainConfig`; "auto" is the fastest that the device has.
 
     Raises:
-        ValueError: the batches are normalised otherwise than the backbone's images were.
+        ValueError: the batches are normalised otherwise than the backbone's images were, or an unknown precision.
     """
+    _require_backbone(backbone)
+    require(isinstance(batches, Batches), "batches", batches, "data.Batches, such as make_batches returns")
     body = nn.Sequential(Resize(backbone.image_size), copy.deepcopy(backbone.body)).to(batches.device)
     check_normaliser(backbone, batches)
     dtype = autocast_dtype(batches.device, precision)
@@ -509,7 +549,15 @@ def linear_probe(
 
     Args:
         strengths: scikit-learn's C, the inverse of the penalty; the best on validation is taken.
+
+    Raises:
+        ValueError: features or labels of another shape, type or count, or strengths that are not positive.
     """
+    _check_features("train", train)
+    _check_features("val", val)
+    require(len(train[1].unique()) >= 2, "train", "labels of one class", "at least two classes")
+    positive = len(strengths) > 0 and all(is_number(c) and c > 0 for c in strengths)
+    require(positive, "strengths", strengths, "positive numbers, at least one")
     from sklearn.exceptions import ConvergenceWarning  # here, because a second of import is for this function alone
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -522,6 +570,17 @@ def linear_probe(
         return max((float(probe.fit(x, y).score(val_x, val_y)), c) for c, probe in probes.items())
 
 
+def _check_features(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Raise a ValueError unless these are finite features (N, F) and as many labels."""
+    tensors = isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(t, torch.Tensor) for t in pair)
+    require(tensors, name, pair, "features (N, F) and labels (N,), as compute_features returns them")
+    features, labels = pair
+    shapes = tuple(features.shape), tuple(labels.shape)
+    fits = features.ndim == 2 and len(features) > 0 and labels.shape == features.shape[:1]
+    require(fits, name, shapes, "features (N, F) and as many labels (N,), at least one")
+    require(bool(features.isfinite().all()), name, "not finite", "finite features")
+
+
 def draw_labelled(split: Split, per_class: int, seed: int) -> torch.Tensor:
     """Return the indices of `per_class` images of every class, drawn by `seed` alone, in rising order.
 
@@ -531,7 +590,8 @@ def draw_labelled(split: Split, per_class: int, seed: int) -> torch.Tensor:
         ValueError: a class has fewer.
     """
     least = int(split.counts().min())
-    require(1 <= per_class <= least, "per_class", per_class, f"from 1 to {least}, the images of the smallest class")
+    enough = is_whole(per_class) and 1 <= per_class <= least
+    require(enough, "per_class", per_class, f"from 1 to {least}, the images of the smallest class")
     order = torch.randperm(len(split), generator=make_generator("labelled", seed))
     chosen = [order[split.labels[order] == c][:per_class] for c in range(split.num_classes)]
     return torch.cat(chosen).sort().values

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import is_whole, require, require_choice, require_function, require_whole
 from cifar_helpers._contract import Batch, EpochBatches, Ordered, batch_faults
 from cifar_helpers._hashing import hash_tensors
 from cifar_helpers.runtime import deterministic_kernels, private_randomness, seed_everything
@@ -80,6 +80,9 @@ class Pipeline:
         evaluate: called as `evaluate(model, batches)`, returns a value with `loss` and `accuracy`, a fraction.
         build: a width factor to a new model of that width; without it the capacity is not checked.
         seed: of the order of the images and of everything else that is drawn.
+
+    Raises:
+        ValueError: the model is no Module, the seed no whole number, or another part no function.
     """
 
     model: nn.Module
@@ -91,6 +94,26 @@ class Pipeline:
     evaluate: Callable = evaluate
     build: Callable[[float], nn.Module] | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_module(self.model)
+        for name in (
+            "loss",
+            "make_optimizer",
+            "train_epoch",
+            "evaluate",
+            *(["build"] if self.build is not None else []),
+        ):
+            require_function(name, getattr(self, name))
+        require(is_whole(self.seed), "seed", self.seed, "a whole number")
+
+
+def _require_module(model: object) -> None:
+    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
+
+
+def _require_pipeline(name: str, pipeline: object) -> None:
+    require(isinstance(pipeline, Pipeline), name, pipeline, "a Pipeline(model, train, val); run_checks makes one")
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,7 @@ def _check(name: str) -> Callable[[Callable[[Pipeline], _Verdict]], Callable[[Pi
     def decorate(function: Callable[[Pipeline], _Verdict]) -> Callable[[Pipeline], Check]:
         @functools.wraps(function)
         def run(pipeline: Pipeline) -> Check:
+            _require_pipeline("pipeline", pipeline)
             with private_randomness(_device_of(pipeline.model)), _loaders_randomness(pipeline):
                 seed_everything(pipeline.seed)
                 try:
@@ -178,6 +202,8 @@ def _ordered(batches: Iterable[Batch]) -> Iterable[Batch]:
 
 def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     """Return `steps` training batches over as many epochs as it takes."""
+    _require_pipeline("pipeline", pipeline)
+    require_whole("steps", steps, 0)
     return itertools.islice(_endless(pipeline), steps)
 
 
@@ -205,6 +231,8 @@ def _gather(batches: Iterable[Batch], count: int) -> Batch:
 
 def training_batch(pipeline: Pipeline, count: int = _BATCH_SIZE) -> Batch:
     """Return the first `count` training examples of the first epoch."""
+    _require_pipeline("pipeline", pipeline)
+    require_whole("count", count)
     return _gather(_one_epoch(pipeline), count)
 
 
@@ -220,6 +248,7 @@ def find_head(model: nn.Module, num_classes: int) -> nn.Module:
     Raises:
         ValueError: there is none.
     """
+    _require_module(model)
     heads = [module for module in model.modules() if _weight_rows(module) == num_classes]
     if not heads:
         raise _NotApplicable(f"no layer has {num_classes} rows of weights, one per class")
@@ -323,7 +352,13 @@ def dependency_matrix(model: nn.Module, images: torch.Tensor, batchnorm_trains: 
 
     The logits are weighted at random, because some sums of outputs are constant. The model is in training mode, its
     BatchNorm in evaluation mode unless `batchnorm_trains`; modes are restored, buffers kept.
+
+    Raises:
+        ValueError: no Module, or no images (N, 3, H, W) as the network takes them.
     """
+    _require_module(model)
+    right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
+    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
     model = copy.deepcopy(model).train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -507,6 +542,7 @@ def check_baselines(pipeline: Pipeline) -> _Verdict:
 
 def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
     """Yield validation accuracies after every BASELINE_STEPS: on the data as it is, on zeros, on shuffled labels."""
+    _require_pipeline("pipeline", pipeline)
     images, labels = _gather(_ordered(pipeline.val), BASELINE_IMAGES)
     models = {name: copy.deepcopy(pipeline.model) for name in _SPOILED}
     optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}
@@ -648,8 +684,13 @@ def run_checks(
         parts: your own make_optimizer, train_epoch, evaluate, build or seed, as in `Pipeline`.
 
     Raises:
-        ValueError: model and batches are on different devices, or the batches can be gone through only once.
+        ValueError: model and batches are on different devices, the batches can be gone through only once, or an
+            argument is of another kind.
     """
+    pair = isinstance(data, list | tuple) and len(data) == 2
+    require(pair, "data", data, "two sets of batches, (train, val), as make_batches returns them")
+    for name in parts:
+        require_choice("part", name, ("make_optimizer", "train_epoch", "evaluate", "build", "seed"))
     pipeline = Pipeline(model, *data, loss, **parts)
     with private_randomness(_device_of(model)), _loaders_randomness(pipeline):
         firsts = [_first_batch("train", pipeline.train), _first_batch("val", pipeline.val)]

@@ -19,7 +19,15 @@ from torch.optim import Optimizer
 
 from cifar_helpers import metrics
 from cifar_helpers._contract import Batch
-from cifar_helpers.checks.checks import CHECKS, Check, Pipeline, _ordered, find_head
+from cifar_helpers.checks.checks import (
+    CHECKS,
+    Check,
+    Pipeline,
+    _ordered,
+    _require_module,
+    _require_pipeline,
+    find_head,
+)
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.models.networks import Described
@@ -412,12 +420,14 @@ MUTANTS = (
 
 def possible_mutants(model: nn.Module) -> list[Mutant]:
     """Return the mutants that a network can have; one without BatchNorm cannot misuse it."""
+    _require_module(model)
     has = lambda kind: any(isinstance(module, kind) for module in model.modules())  # noqa: E731
     return [mutant for mutant in MUTANTS if mutant.needs is None or has(mutant.needs)]
 
 
 def run_matrix(good: Pipeline) -> dict[str, dict[str, Check]]:
     """Return the verdict of every check, by its name, on the good pipeline ("good") and on every possible mutant."""
+    _require_pipeline("good", good)
     planted = {"good": good} | {mutant.name: mutant.plant(good) for mutant in possible_mutants(good.model)}
     return {name: {found.name: found for found in (run(p) for run in CHECKS)} for name, p in planted.items()}
 

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn import functional
 
 from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._contract import check_images
 from cifar_helpers.runtime import make_generator
 
 __all__ = ["CORRUPTIONS", "Corruption", "corrupt"]
@@ -101,10 +102,11 @@ def corrupt(images: torch.Tensor, kind: str, strength: int, seed: int = 0) -> to
         strength: 1, 2 or 3.
 
     Raises:
-        ValueError: an unknown kind or strength, or images that are not uint8.
+        ValueError: an unknown kind or strength, or images that are not uint8 (N, 3, H, W).
     """
     require_choice("kind", kind, CORRUPTIONS)
     require(strength in (1, 2, 3), "strength", strength, "1, 2 or 3")
-    require(images.dtype == torch.uint8, "images", images.dtype, "torch.uint8")
+    require(isinstance(images, torch.Tensor), "images", images, "a tensor, torch.uint8 of shape (N, 3, H, W)")
+    check_images(images)
     chosen = CORRUPTIONS[kind]
     return chosen.apply(images, chosen.amounts[strength - 1], make_generator("corrupt", kind, strength, seed))

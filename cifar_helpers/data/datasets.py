@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import is_whole, require, require_choice, require_names, require_path
 from cifar_helpers._contract import check_images, check_labels
 from cifar_helpers._hashing import hash_tensors
 from cifar_helpers._storage import CheckpointError, load_tensors, save_tensors
@@ -50,10 +50,10 @@ class Split:
         name: "train", "val" or "test".
         images: uint8 (N, 3, H, W), values 0 to 255.
         labels: int64 (N,), in [0, C).
-        class_names: C names, in the order of the labels.
+        class_names: C names, in the order of the labels, each once.
 
     Raises:
-        ValueError: for images or labels of another shape, type or range, naming what came.
+        ValueError: for images, labels or names of another shape, type or range, naming what came.
     """
 
     name: str
@@ -63,6 +63,10 @@ class Split:
 
     def __post_init__(self) -> None:
         require_choice("name", self.name, ("train", "val", "test"))
+        for name, values in (("images", self.images), ("labels", self.labels)):
+            advice = "a tensor: torch.from_numpy(array), or torch.tensor(list)"
+            require(isinstance(values, torch.Tensor), name, values, advice)
+        require_names("class_names", self.class_names)
         check_images(self.images)
         check_labels(self.labels, len(self.images), len(self.class_names))
 
@@ -88,8 +92,17 @@ class Split:
         return torch.bincount(self.labels, minlength=self.num_classes)
 
     def select(self, indices: torch.Tensor) -> "Split":
-        """Return the images at `indices`, in that order."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        """Return the images at `indices`, in that order.
+
+        Raises:
+            ValueError: there is no such image, or `indices` are no whole numbers.
+        """
+        try:
+            images, labels = self.images[indices], self.labels[indices]
+        except (IndexError, TypeError) as error:
+            allowed = f"a tensor of whole numbers, 0 to {len(self) - 1}"
+            raise ValueError(f"indices={indices!r} is not allowed: {allowed}") from error
+        return replace(self, images=images, labels=labels)
 
     def take(self, count: int) -> "Split":
         """Return the first images of each class, equally many of each and at most `count` in all, in their order.
@@ -97,10 +110,13 @@ class Split:
         Raises:
             ValueError: `count` is below one image a class.
         """
+        enough = is_whole(count) and count >= min(self.num_classes, len(self))
+        require(
+            enough, "count", count, f"at least one image for each of the {self.num_classes} classes, a whole number"
+        )
         if count >= len(self):
             return self
         per_class = count // self.num_classes
-        require(per_class >= 1, "count", count, f"at least one image for each of the {self.num_classes} classes")
         chosen = [torch.nonzero(self.labels == c).flatten()[:per_class] for c in range(self.num_classes)]
         return self.select(torch.cat(chosen).sort().values)
 
@@ -147,20 +163,35 @@ class Dataset:
         )
 
 
+def _require_dataset(dataset: object) -> None:
+    """Raise a ValueError unless this is a Dataset."""
+    require(isinstance(dataset, Dataset), "dataset", dataset, "a Dataset, such as load_data('cifar10')")
+
+
 def hide_labels(dataset: Dataset) -> Dataset:
     """Return the data set as a competition hands it out: every test label is 0, and `test` is open."""
+    _require_dataset(dataset)
     test = dataset.sealed_test
     return replace(dataset, sealed_test=replace(test, labels=torch.zeros_like(test.labels)))
 
 
 def rejoin(dataset: Dataset) -> Split:
     """Return the official training part, `train` and `val` together, for comparison with published figures."""
+    _require_dataset(dataset)
     images = torch.cat([dataset.train.images, dataset.val.images])
     return Split("train", images, torch.cat([dataset.train.labels, dataset.val.labels]), dataset.class_names)
 
 
 def identical_pairs(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the pairs (i, j), int64 (P, 2), for which image i of `a` equals image j of `b` in every pixel."""
+    """Return the pairs (i, j), int64 (P, 2), for which image i of `a` equals image j of `b` in every pixel.
+
+    Raises:
+        ValueError: they are no images, or of different sizes.
+    """
+    for name, images in (("a", a), ("b", b)):
+        right = isinstance(images, torch.Tensor) and images.ndim == 4
+        require(right, name, images, "images (N, 3, H, W)")
+    require(a.shape[1:] == b.shape[1:], "b", b, f"images of one size, {tuple(a.shape[1:])} as those of a")
     where: dict[bytes, list[int]] = {}
     for j, image in enumerate(b.numpy()):
         where.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(j)
@@ -217,12 +248,13 @@ def load_data(name: str, *, source: str | None = None, folder: str | Path | None
         folder: where the files are or go. Default: CIFAR_DATA_DIR, else `data/`.
 
     Raises:
-        ValueError: an unknown name or source.
+        ValueError: an unknown name or source, or a folder that is no path.
         DataError: a file in the folder is damaged (also under "auto"), or "real" data cannot be had.
     """
     require_choice("name", name, SOURCES)
     source = source or os.environ.get("CIFAR_DATA") or "auto"
     require_choice("source (CIFAR_DATA)", source, ("auto", "real", "synthetic"))
+    require_path("folder", folder or data_folder())
     folder = Path(folder or data_folder())
     if source == "synthetic":
         return _split_dataset(name, source, _read_synthetic(name, folder))

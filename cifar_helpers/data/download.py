@@ -19,6 +19,7 @@ from urllib.request import getproxies
 import numpy as np
 import torch
 
+from cifar_helpers._arguments import is_number, require, require_path
 from cifar_helpers._storage import exclusive, name_kind, remove_abandoned, write_whole
 
 __all__ = [
@@ -120,6 +121,7 @@ def ensure_files(source: Source, folder: Path) -> None:
         DataError: a file is there and wrong, or the folder cannot be used.
         DownloadFailed: files are missing and no mirror gave them.
     """
+    folder = _require_place(source, folder)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; CIFAR_DATA_DIR must name a folder.")
     if any(folder.glob(_ABANDONED)):
@@ -140,12 +142,20 @@ def ensure_files(source: Source, folder: Path) -> None:
             _fetch(source, folder)
 
 
+def _require_place(source: Source, folder: Path) -> Path:
+    """Return the folder, or raise a ValueError unless it is a path and the source one of ours."""
+    require(isinstance(source, Source), "source", source, f"one of SOURCES: {', '.join(SOURCES)}")
+    require_path("folder", folder)
+    return Path(folder)
+
+
 def _cannot_hold(folder: Path, error: Exception) -> DataError:
     return DataError(f"{folder} cannot hold the data: {error}. Free space, or set CIFAR_DATA_DIR.")
 
 
 def wrong_files(source: Source, folder: Path) -> dict[Path, str | None]:
     """Return the files that are not the official ones, with the MD5 found, or None where there is no file."""
+    folder = _require_place(source, folder)
     expected = {folder / source.folder / member: md5 for member, md5 in source.members.items()}
     found = {path: _md5_of(path) for path in expected}
     return {path: found[path] for path in expected if found[path] != expected[path]}
@@ -160,8 +170,19 @@ def _md5_of(path: Path) -> str | None:
 
 
 def read_official(source: Source, folder: Path) -> Contents:
-    """Return what verified official files hold, read by torchvision."""
-    train, test = (source.reader(folder, train=part) for part in (True, False))
+    """Return what verified official files hold, read by torchvision.
+
+    Raises:
+        DataError: they are not all there, or not the official ones.
+    """
+    folder = _require_place(source, folder)
+    try:
+        train, test = (source.reader(folder, train=part) for part in (True, False))
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{folder} does not hold the files of {source.title}: {reason}. Fetch them: load_data"
+        ) from error
     return Contents(
         _to_nchw(train.data),
         torch.tensor(train.targets),
@@ -314,6 +335,8 @@ class _Progress:
 
 def reachable_mirrors(urls: tuple[str, ...], timeout: float = 2.0) -> set[str]:
     """Return the mirrors whose host accepts a connection within `timeout` seconds, all asked at once."""
+    require(not isinstance(urls, str), "urls", urls, "several addresses, in a tuple")
+    require(is_number(timeout) and timeout > 0, "timeout", timeout, "a positive number of seconds")
     reached: set[str] = set()
 
     def knock(url: str) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import is_whole, require, require_choice, require_names, require_path, require_whole
 from cifar_helpers._contract import Batch
 from cifar_helpers._hashing import hash_json, hash_tensors
 from cifar_helpers.data.download import DataError
@@ -135,9 +134,11 @@ class PictureFolder(Dataset):
 
         Raises:
             DataError: they and a copy of them take more memory than there is; said before the first is read.
-            ValueError: a file is damaged or of a kind that is refused; see `to_square`.
+            ValueError: there is no such picture, or a file is damaged or of a kind that is refused; see `to_square`.
         """
         numbers = range(len(self)) if numbers is None else numbers
+        known = all(is_whole(number) and 0 <= number < len(self) for number in numbers)
+        require(known, "numbers", numbers, f"whole numbers, 0 to {len(self) - 1}")
         self._check_memory(len(numbers))
         images = torch.empty(len(numbers), 3, self.size, self.size, dtype=torch.uint8)
         for place, number in enumerate(numbers):
@@ -155,6 +156,7 @@ class PictureFolder(Dataset):
 
     def fit_normaliser(self, count: int = 5_000) -> Normaliser:
         """Return mean and std of `count` pictures, spread evenly over the folder, which must be the training one."""
+        require_whole("count", count)
         return Normaliser.fit(SimpleNamespace(name=self.name, images=self.read(self._spread(count))))
 
     def _spread(self, count: int) -> list[int]:
@@ -185,6 +187,9 @@ class PictureLoader(DataLoader):
     Args:
         device: of the network that `build_model` makes; by default the fastest of this machine.
         arguments: any other of `torch.utils.data.DataLoader`.
+
+    Raises:
+        ValueError: no PictureFolder, no Normaliser, or an empty batch.
     """
 
     def __init__(
@@ -196,6 +201,10 @@ class PictureLoader(DataLoader):
         device: str | torch.device | None = None,
         **arguments: Any,
     ) -> None:
+        require(isinstance(folder, PictureFolder), "folder", folder, "a PictureFolder")
+        advice = "a Normaliser, such as folder.fit_normaliser() of the training folder"
+        require(isinstance(normaliser, Normaliser), "normaliser", normaliser, advice)
+        require_whole("batch_size", batch_size)
         usual: dict[str, Any] = {"shuffle": folder.name == "train"}
         usual["collate_fn"] = functools.partial(_collate, normaliser)
         super().__init__(folder, batch_size, **usual | arguments)
@@ -219,10 +228,10 @@ def _collate(normaliser: Normaliser, items: Sequence[tuple[torch.Tensor, int]]) 
 
 def _check_arguments(folder: Any, name: str, size: Any, class_names: Any, transform: Any) -> None:
     require_choice("name", name, ("train", "val", "test"))
-    require(isinstance(size, Integral) and int(size) >= 1, "size", size, "a whole number of pixels, 1 or more")
-    require(isinstance(folder, str | os.PathLike), "folder", folder, "a path")
-    require(not isinstance(class_names, str), "class_names", class_names, "several names: train.class_names")
-    require(len(set(class_names or ())) == len(class_names or ()), "class_names", class_names, "each name once")
+    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
+    require_path("folder", folder)
+    if class_names is not None:
+        require_names("class_names", class_names)
     allowed = "None: only training images are augmented"
     require(name == "train" or transform is None, "transform", transform, allowed)
     single = transform is None or callable(transform)

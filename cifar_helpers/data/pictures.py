@@ -4,7 +4,6 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_whole
 
 __all__ = ["Picture", "to_square"]
 
@@ -41,7 +40,7 @@ def to_square(picture: Picture, size: int) -> torch.Tensor:
         ValueError: it is no picture, only a part of one, larger than Pillow reads, or of a mode whose black and white
             nobody knows (floating-point numbers, 32-bit integers, CIELAB). The message names the file.
     """
-    require(isinstance(size, Integral) and size >= 1, "size", size, "a whole number of pixels, 1 or more")
+    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
     square = ImageOps.fit(_read(picture), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 

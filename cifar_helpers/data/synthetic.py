@@ -12,6 +12,9 @@ import math
 
 import torch
 
+from cifar_helpers._arguments import is_whole, require, require_whole
+from cifar_helpers._contract import check_labels
+
 __all__ = ["class_names", "class_parts", "make_images", "make_labels", "outline_names"]
 
 _SIZE = 32
@@ -20,11 +23,21 @@ _TEXTURES = ("plain", "bars", "poles", "checks", "rings")
 
 
 def class_parts(num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return outline and texture, int64 (C,), of every class: all 20 x 5 pairs, or every second outline once."""
+    """Return outline and texture, int64 (C,), of every class: all 20 x 5 pairs, or every second outline once.
+
+    Raises:
+        ValueError: for another number of classes, of which some would be the same.
+    """
+    _require_classes(num_classes)
     classes = torch.arange(num_classes)
     if num_classes == _OUTLINES * len(_TEXTURES):
         return classes // len(_TEXTURES), classes % len(_TEXTURES)
     return 2 * classes % _OUTLINES, classes % len(_TEXTURES)
+
+
+def _require_classes(num_classes: int) -> None:
+    known = is_whole(num_classes) and (1 <= num_classes <= 10 or num_classes == 100)
+    require(known, "num_classes", num_classes, "1 to 10, or 100")
 
 
 def class_names(num_classes: int) -> tuple[str, ...]:
@@ -39,12 +52,25 @@ def outline_names() -> tuple[str, ...]:
 
 
 def make_labels(count: int, num_classes: int, generator: torch.Generator) -> torch.Tensor:
-    """Return `count` int64 labels in random order, each class equally often."""
+    """Return `count` int64 labels in random order, each class equally often.
+
+    Raises:
+        ValueError: they do not come out even.
+    """
+    _require_classes(num_classes)
+    require_whole("count", count, 0)
+    require(count % num_classes == 0, "count", count, f"a multiple of {num_classes}, the number of classes")
     return torch.arange(num_classes).repeat(count // num_classes)[torch.randperm(count, generator=generator)]
 
 
 def make_images(labels: torch.Tensor, num_classes: int, generator: torch.Generator) -> torch.Tensor:
-    """Return uint8 images (N, 3, 32, 32) for int64 labels (N,)."""
+    """Return uint8 images (N, 3, 32, 32) for int64 labels (N,).
+
+    Raises:
+        ValueError: a label is none of the classes.
+    """
+    require(isinstance(labels, torch.Tensor), "labels", labels, "a tensor, torch.int64 of shape (N,)")
+    check_labels(labels, labels.numel(), num_classes)
     chunks = labels.split(1000)  # a chunk fits the processor's cache
     return torch.cat([_paint(chunk, num_classes, generator) for chunk in chunks])
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cifar_helpers._arguments import require_whole
+
 __all__ = ["InvertedResidual", "SameConv2d", "make_efficientnet_lite0"]
 
 # Of each stage: blocks, kernel, stride of the first block, expansion, channels out.
@@ -70,6 +72,9 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
+        sizes = {"c_in": c_in, "c_out": c_out, "kernel": kernel, "stride": stride, "expansion": expansion}
+        for name, value in sizes.items():
+            require_whole(name, value)
         middle = c_in * expansion
         widen = [*_conv_norm(c_in, middle), nn.ReLU6()] if expansion > 1 else []
         depthwise = [*_conv_norm(middle, middle, kernel, stride, groups=middle), nn.ReLU6()]
@@ -81,7 +86,12 @@ class InvertedResidual(nn.Module):
 
 
 def make_efficientnet_lite0(num_classes: int = 1000) -> nn.Sequential:
-    """Return an untrained EfficientNet-Lite0: images (N, 3, S, S) to logits (N, C), S of 32 or more, made for 224."""
+    """Return an untrained EfficientNet-Lite0: images (N, 3, S, S) to logits (N, C), S of 32 or more, made for 224.
+
+    Raises:
+        ValueError: no class.
+    """
+    require_whole("num_classes", num_classes)
     stem = [*_conv_norm(3, 32, 3, stride=2), nn.ReLU6()]
     blocks: list[nn.Module] = []
     c_in = 32

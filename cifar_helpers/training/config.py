@@ -1,19 +1,12 @@
 """How a network is trained, as one frozen value."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
-from cifar_helpers._arguments import require, require_choice
-from cifar_helpers.data.transforms import (
-    TRANSFORMS,
-    ColourTransform,
-    GeometricTransform,
-    Transform,
-    describe_transform,
-)
+from cifar_helpers._arguments import is_number, is_whole, require, require_augmentations, require_choice
+from cifar_helpers.data.transforms import TRANSFORMS, Transform, describe_transform
 
 __all__ = ["TrainConfig"]
 
@@ -97,8 +90,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "patience", "max_steps", "replicas"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "a whole number of at least 1")
-        require(0 < self.lr < float("inf"), "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
-        require(0 < self.muon_lr < float("inf"), "muon_lr", self.muon_lr, "a positive number; 0.05 to 0.4 are usual")
+        require(self.lr > 0, "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
+        require(self.muon_lr > 0, "muon_lr", self.muon_lr, "a positive number; 0.05 to 0.4 are usual")
         require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
         require(
             0 < self.layer_lr_decay <= 1, "layer_lr_decay", self.layer_lr_decay, "a factor in (0, 1]; 1 is no decay"
@@ -115,9 +108,8 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in _KINDS and not (value is None and field.type == (int | None)):
-                kind, allowed = _KINDS[field.type]
-                right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-                require(right, field.name, value, allowed)
+                is_right, allowed = _KINDS[field.type]
+                require(is_right(value), field.name, value, allowed)
         _check_augment(self.augment)
         _check_sizes(self.image_sizes)
 
@@ -135,35 +127,30 @@ class TrainConfig:
         Raises:
             ValueError: an unknown field, or an augmentation that is not of `data.transforms`: pass it again yourself.
         """
+        require(isinstance(plain, Mapping), "plain", plain, "a mapping of names to values, as to_dict returns it")
         known = [field.name for field in dataclasses.fields(cls)]
         for name in plain:
             require_choice("field", name, known)
-        sizes = tuple((share, size) for share, size in plain.get("image_sizes", ()))
-        augment = tuple(_make_transform(row) for row in plain.get("augment", ()))
+        augment = plain.get("augment", ())
+        if isinstance(augment, list | tuple):
+            augment = tuple(_make_transform(row) for row in augment)
+        sizes = _to_tuples(plain.get("image_sizes", ()))
         return cls(**{**plain, "image_sizes": sizes, "augment": augment})
 
 
-_KINDS: dict[object, tuple[type, str]] = {
-    int: (Integral, "a whole number"),
-    int | None: (Integral, "a whole number, or None"),
-    float: (Real, "a number"),
-    bool: (bool, "True or False"),
-    str: (str, "a text"),
+_KINDS: dict[object, tuple[Callable[[object], bool], str]] = {
+    int: (is_whole, "a whole number"),
+    int | None: (is_whole, "a whole number, or None"),
+    float: (is_number, "a number, not NaN or infinite"),
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    str: (lambda value: isinstance(value, str), "a text"),
 }
 
 
 def _check_augment(augment: object) -> None:
-    require(
-        isinstance(augment, tuple),
-        "augment",
-        augment,
-        "a tuple such as (Flip(),); TrainConfig.from_dict reads JSON",
-    )
-    for transform in augment:  # type: ignore[attr-defined]  # it is a tuple
-        right = not isinstance(transform, type) and (
-            isinstance(transform, GeometricTransform | ColourTransform) or callable(transform)
-        )
-        require(right, "augment", augment, "instances of augmentations, or callables: augment=(Flip(), PadCrop(4))")
+    advice = "a tuple such as (Flip(),); TrainConfig.from_dict reads JSON"
+    require(isinstance(augment, tuple), "augment", augment, advice)
+    require_augmentations("augment", augment)
 
 
 def _check_sizes(sizes: object) -> None:
@@ -171,15 +158,24 @@ def _check_sizes(sizes: object) -> None:
     pairs = isinstance(sizes, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in sizes)
     require(pairs, "image_sizes", sizes, allowed)
     shares = [share for share, _ in sizes]  # type: ignore[attr-defined]  # it is a tuple of pairs
-    numbers = all(isinstance(share, Real) for share in shares)
+    numbers = all(is_number(share) for share in shares)
     ordered = numbers and shares == sorted(set(shares)) and shares[:1] in ([], [0]) and all(s < 1 for s in shares)
-    sized = all(isinstance(size, int) and size >= 8 for _, size in sizes)  # type: ignore[attr-defined]
+    sized = all(is_whole(size) and size >= 8 for _, size in sizes)  # type: ignore[attr-defined]
     require(ordered and sized, "image_sizes", sizes, allowed)
 
 
+def _to_tuples(value: Any) -> Any:
+    """Return lists, also those inside lists, as tuples, and anything else as it is."""
+    return tuple(_to_tuples(member) for member in value) if isinstance(value, list | tuple) else value
+
+
 def _make_transform(row: Mapping[str, Any]) -> Transform:
+    written = isinstance(row, Mapping) and "name" in row
+    require(written, "augment", row, "what to_dict wrote, such as {'name': 'Flip', 'p': 0.5}")
     name = row["name"]
     advice = f"one of {', '.join(TRANSFORMS)}; another one is passed by yourself: replace(config, augment=(…,))"
     require(name in TRANSFORMS, "augment", name, advice)
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items() if key != "name"}
+    values = {key: _to_tuples(value) for key, value in row.items() if key != "name"}
+    for key in values:
+        require_choice("field", key, [field.name for field in dataclasses.fields(TRANSFORMS[name])])
     return TRANSFORMS[name](**values)
