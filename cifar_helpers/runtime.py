@@ -74,7 +74,8 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     if kind not in available or not re.fullmatch(r"[a-z]+(:\d+)?", name):
         raise ValueError(f"device={name!r} is not known: choose auto, cpu, cuda, cuda:0 or mps")
     device = torch.device(name)
-    if not available[kind] or (kind == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+    alone = kind == "cuda" and count_processes() == 1
+    if not available[kind] or (alone and (device.index or 0) >= torch.cuda.device_count()):
         found = torch.cuda.device_count() if available[kind] else "none"
         raise ValueError(
             f"device={name!r} was asked for, but torch {torch.__version__} finds {found}: use 'cpu' or 'auto'"

@@ -81,7 +81,7 @@ def final_test(
 
 
 def _require_dataset(dataset: object) -> None:
-    require(isinstance(dataset, Dataset), "dataset", dataset, "a Dataset, such as load_data('cifar10')")
+    require(hasattr(dataset, "sealed_test"), "dataset", dataset, "a Dataset, such as load_data('cifar10')")
 
 
 def with_log_entry(path: Path, key: dict[str, Any], evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -175,9 +175,10 @@ def locate_workspace(notebook: str, profile: str, device: str, sources: Iterable
     Raises:
         ValueError: there is no source, or an unknown one.
     """
-    known = not isinstance(sources, str) and bool(sources) and set(sources) <= {"real", "synthetic"}
+    found = set() if isinstance(sources, str) else set(sources)
+    known = bool(found) and found <= {"real", "synthetic"}
     require(known, "sources", sources, "several, each real or synthetic: {dataset.source for dataset in …}")
-    data_source = "real" if set(sources) == {"real"} else "synthetic"
+    data_source = "real" if found == {"real"} else "synthetic"
     home = home_folder().resolve()
     root = Path(os.environ.get("CIFAR_OUT") or home).resolve()
     inner = root / "build" if root == home or is_project(root) else root
