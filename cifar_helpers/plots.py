@@ -206,8 +206,8 @@ def plot_channel_histograms(
     """Draw how often each of the 256 levels occurs in each channel of uint8 images (N, 3, H, W)."""
     ax = _begin(ax, title, images=images)
     _require_images(images)
-    for what, values in (("mean", mean), ("std", std)):
-        require(len(values) == 3, what, values, "three numbers, one for each channel")
+    for what, numbers in (("mean", mean), ("std", std)):
+        require(len(numbers) == 3, what, numbers, "three numbers, one for each channel")
     for c, (name, colour) in enumerate(
         zip(("red", "green", "blue"), (PALETTE[3], PALETTE[2], PALETTE[0]), strict=True)
     ):
