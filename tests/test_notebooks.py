@@ -19,8 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TAGS = {"minutes", "nbval-ignore-output", "parameters"}
 SECTIONS = ["Question", "Hypothesis", "Budget", "Setup", "Conclusion", "Limits", "Exercises", "References", "Next"]
-# Not published since notebooks name the weights they speak of.
-OLDER = {"07"}
 TRAINS = {"fit", "train_epoch", "sweep"}
 STANDARD = {"copy", "dataclasses", "importlib", "itertools", "math", "pathlib", "sys"}
 PACKAGES = STANDARD | {
@@ -216,7 +214,7 @@ def test_a_run_of_the_recipe_is_the_one_of_the_readme(notebook):
     named = {name: value for text in texts for name, value in weights.findall(text)}
     assert named.items() <= (named | published).items()
     asks = any(calls(cell) & {"train_recipe", "evaluate_recipe"} for cell in code_cells(notebook))
-    assert named or not asks or notebook.path.name[:2] in OLDER
+    assert named or not asks
 
 
 def test_the_words_of_the_glossary_stand_where_it_points_to(notebook):
