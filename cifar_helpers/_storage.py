@@ -60,6 +60,18 @@ def write_whole(path: Path, content: bytes, *, before: Path | None = None) -> No
     _sync_folder(path.parent)
 
 
+def require_writable(path: Path) -> None:
+    """Raise the OSError with which `write_whole` would fail, before there is anything to write; nothing is left."""
+    _refuse_to_replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _partial_file(path):
+            pass
+    except OSError as error:
+        message = f"{error.strerror or error}; nothing could be written there, choose another path"
+        raise OSError(error.errno, message, str(path)) from error
+
+
 _PARTIAL = ".cifar_helpers-partial"
 PARTIALS = f".*{_PARTIAL}"  # the names of all of them
 _BINARY = getattr(os, "O_BINARY", 0)  # of Windows

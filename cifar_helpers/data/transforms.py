@@ -12,16 +12,14 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch.nn import functional
 
 from cifar_helpers._arguments import require
 from cifar_helpers._hashing import hash_object
+from cifar_helpers.data.pictures import to_square
 from cifar_helpers.runtime import make_generator, private_randomness, seed_everything
 
 __all__ = [
@@ -365,23 +363,6 @@ def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
     height, width = images.shape[-2:]
     places = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(images.device)
     return images.flatten(2)[:, :, places].view_as(images)
-
-
-def to_square(picture: str | Path | Image.Image, size: int) -> torch.Tensor:
-    """Return a picture as uint8 (3, size, size): upright, its centre square, scaled with antialiasing.
-
-    Raises:
-        ValueError: the file is no picture, or only a part of one.
-    """
-    try:
-        with Image.open(picture) if not isinstance(picture, Image.Image) else picture.copy() as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise
-    except OSError as error:  # UnidentifiedImageError among them
-        raise ValueError(f"{picture} is no picture that Pillow can read whole: {error}") from error
-    square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 class _TrainingImages(Protocol):

@@ -57,12 +57,16 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def layer_table(model: nn.Module, image_size: int = 32) -> list[Layer]:
+def layer_table(model: nn.Module, image_size: int | None = None) -> list[Layer]:
     """Return one row for each module without children, in the order in which an image passes them.
 
     Written down by hooks while one black image goes through a copy, so it says what the network does, not what it was
     meant to do.
+
+    Args:
+        image_size: by default that for which `make_model` made the network, else 32.
     """
+    image_size = image_size or getattr(model, "spec", {}).get("image_size", 32)
     images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
     return [_describe_layer(*passed) for passed in _pass_through(model, images, training=False)]
 

@@ -14,7 +14,7 @@ from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch, EpochBatches, Ordered, check_batch, check_label_range
 from cifar_helpers.training._identity import name_of
 from cifar_helpers.training.config import TrainConfig
-from cifar_helpers.training.evaluation import Loss, check_normaliser, evaluating, on_device
+from cifar_helpers.training.evaluation import Loss, check_normaliser, evaluating, naming_images, on_device
 
 # Fields that a part of the reader's own makes meaningless.
 _BY_OPTIMIZER = (
@@ -152,14 +152,8 @@ def _ordered(batches: Any) -> Iterator[Batch]:
 def count_outputs(model: nn.Module, images: torch.Tensor) -> int:
     """Return the number of logits that the model gives for an image, or raise a ValueError that says what it took."""
     shape = tuple(images.shape)
-    try:
-        with evaluating(model):
-            logits = model(images[:2])
-    except RuntimeError as error:
-        size = getattr(model, "spec", {}).get("image_size", shape[-1])
-        advice = "" if size == shape[-1] else f"; it was made for {size} pixels: make_model(…, image_size={shape[-1]})"
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the model cannot take images of shape {shape}: {reason}{advice}") from error
+    with naming_images(model, images), evaluating(model):
+        logits = model(images[:2])
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
         raise ValueError(f"the model returns {found} for images {shape}; expected logits (N, C)")

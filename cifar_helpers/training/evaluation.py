@@ -11,7 +11,16 @@ from cifar_helpers._contract import Batch, Ordered
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import core_threads, count_processes, private_randomness
 
-__all__ = ["Loss", "check_normaliser", "evaluate", "evaluating", "on_device", "predict", "refuse_hidden_labels"]
+__all__ = [
+    "Loss",
+    "check_normaliser",
+    "evaluate",
+    "evaluating",
+    "naming_images",
+    "on_device",
+    "predict",
+    "refuse_hidden_labels",
+]
 
 # Logits (B, C) and what the batches hold beside images, to the mean over the batch.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -77,8 +86,10 @@ def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Ba
     served = batches.ordered() if isinstance(batches, Ordered) else batches
     forward = None
     for images, labels in served if parameter is None else on_device(served, parameter.device):
-        forward = forward or _spread(model, images)
-        yield ((forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)), labels
+        with naming_images(model, images):
+            forward = forward or _spread(model, images)
+            logits = (forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)
+        yield logits, labels
 
 
 def _spread(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -102,6 +113,20 @@ def _is_random(model: nn.Module, images: torch.Tensor) -> bool:
         before = torch.get_rng_state()
         model(images)
         return not torch.equal(before, torch.get_rng_state())
+
+
+@contextmanager
+def naming_images(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
+    """Say in an error of torch what images the model was given, and for which size it was made."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        size, shape = getattr(model, "spec", {}).get("image_size", images.shape[-1]), tuple(images.shape)
+        advice = "" if size == shape[-1] else f"; it was made for {size} pixels: make_model(…, image_size={shape[-1]})"
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the model cannot take images of shape {shape}: {reason}{advice}") from error
 
 
 def on_device(

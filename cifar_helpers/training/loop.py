@@ -19,7 +19,7 @@ from cifar_helpers import metrics
 from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors, hash_weights
-from cifar_helpers._storage import CheckpointError
+from cifar_helpers._storage import CheckpointError, require_writable
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import (
@@ -175,6 +175,7 @@ def fit(
 
     Raises:
         ValueError: the arguments do not fit together, or a field of `config` would not be used; no step was taken.
+        OSError: the checkpoint cannot be written; no step was taken.
         CheckpointError: the checkpoint is damaged or belongs to another run, or to other data.
         TrainingDiverged: the loss is no longer finite.
     """
@@ -186,6 +187,8 @@ def fit(
     require(
         path is None or not path.is_dir(), "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors"
     )
+    if path is not None and is_main_process():
+        require_writable(path)
     require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
     watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
     best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
@@ -403,8 +406,12 @@ class _Run:
 
 def _say(line: str) -> None:
     """Print a line at once; of several processes the first one does."""
-    if is_main_process():
+    if not is_main_process():
+        return
+    try:
         print(line, flush=True)
+    except UnicodeEncodeError:  # a pipe in an encoding without · must not end a training
+        print(line.encode("ascii", "replace").decode(), flush=True)
 
 
 def _show_bar(batches: Iterable[Batch], steps: int, name: str) -> Iterable[Batch]:
