@@ -24,6 +24,9 @@ except ModuleNotFoundError:  # Windows
 
 _PLACE = b'"sha256":"'  # in the header, before the digest; inside another text its quotes would be escaped
 _NO_DIGEST = b"0" * 64
+# How files of torch.save begin, a zip or before 2020 a pickle, and what they are called.
+_OF_TORCH = (b"PK\x03\x04", b"\x80\x02")
+_TORCH_ENDINGS = (".pth", ".pt", ".t7", ".tar", ".ckpt", ".bin")
 _OLD_LINE = len("sha256:") + 64 + 1  # before version 1.0 a line with the hash came first
 
 
@@ -65,10 +68,14 @@ def require_writable(path: Path) -> None:
     _refuse_to_replace(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.lstat()  # its name may be longer than that of the partial file
         with _partial_file(path):
             pass
     except OSError as error:
-        message = f"{error.strerror or error}; nothing could be written there, choose another path"
+        below = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "there is a file where its folder would be" if below else error.strerror or error
+        message = f"{reason}; nothing can be written there, choose another path"
         raise OSError(error.errno, message, str(path)) from error
 
 
@@ -344,6 +351,13 @@ def _split(path: Path, data: bytes) -> tuple[bytes, str, str]:
     place = data.find(_PLACE) + len(_PLACE)
     digest = data[place : place + 64]
     if place < len(_PLACE) or len(digest) < 64 or data[place + 64 : place + 65] != b'"':
+        if data.startswith(_OF_TORCH) or path.suffix.lower() in _TORCH_ENDINGS:
+            raise CheckpointError(
+                f"{path} is no safetensors file, but as it seems one of torch.save, which may run code when it is read "
+                "and is not opened here: model = make_model(…), or the class that it was made with, and then "
+                "model.load_state_dict(torch.load(path, weights_only=True)), whose weights often lie one key deeper, "
+                'such as ["state_dict"] or ["net"].'
+            )
         raise CheckpointError(
             f"{path} is no checkpoint of cifar_helpers: it is no safetensors file with a SHA-256 in its metadata. "
             "Weights from elsewhere are read with safetensors.torch.load_file and model.load_state_dict."

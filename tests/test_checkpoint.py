@@ -1,5 +1,6 @@
 """The file of a run: readable by anyone, refused when damaged, and never an answer for another run."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -15,6 +16,7 @@ import cifar_helpers
 from cifar_helpers import load_model, make_model
 from cifar_helpers._storage import load_tensors, save_tensors
 from cifar_helpers.training import checkpoint as module
+from cifar_helpers.training import loop
 from cifar_helpers.training.checkpoint import (
     CheckpointError,
     code_digest,
@@ -385,8 +387,62 @@ def test_tied_weights_are_kept(tmp_path):
         def forward(self, x):
             return self.a(x.flatten(1)) + self.b(x.flatten(1))
 
-    fit(Tied(), *small_batches(), ONE, checkpoint=tmp_path / "run.safetensors")
-    assert load_file(tmp_path / "run.safetensors").keys() == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    path, config = tmp_path / "run.safetensors", dataclasses.replace(TINY, epochs=2)
+    torch.manual_seed(0)
+    whole = Tied()
+    cut, again = (copy.deepcopy(whole) for _ in range(2))
+    fit(whole, *small_batches(), config)
+
+    def interrupt(record, model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(cut, *small_batches(), config, checkpoint=path, callbacks=[interrupt])
+    fit(again, *small_batches(), config, checkpoint=path)
+    assert equal_weights(again, whole)
+    assert again.b.weight is again.a.weight
+    found = load_file(path)
+    assert found.keys() == {"a.weight", "a.bias", "b.weight", "b.bias"}
+    assert torch.equal(found["a.weight"], whole.a.weight)
+    assert torch.equal(found["b.weight"], whole.a.weight)
+
+
+@pytest.mark.parametrize("name", ["best.pth", "ckpt.t7", "run.safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_of_torch_save_gets_a_way_forward(tmp_path, name, zipped):
+    """As kuangliu's pytorch-cifar writes it; and what the sentence says works."""
+    path, net = tmp_path / name, make_model("lenet", 4)
+    torch.save({"net": net.state_dict(), "acc": 91.0}, path, _use_new_zipfile_serialization=zipped)
+    words = r"one of torch\.save.*make_model.*load_state_dict\(torch\.load\(path, weights_only=True\)\).*net"
+    for load in (load_checkpoint, load_model, lambda path: fit(tiny_net(), *small_batches(), ONE, checkpoint=path)):
+        with pytest.raises(CheckpointError, match=words) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
+    other = make_model("lenet", 4)
+    other.load_state_dict(torch.load(path, weights_only=True)["net"])
+    assert equal_weights(other, net)
+
+
+# --- a path that cannot be written ---
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("a file, no folder")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "file" / "run.safetensors", tmp_path / "link", tmp_path / ("n" * 300)):
+        net, steps = tiny_net(), []
+        net.register_forward_hook(lambda module, *_: steps.append(module.training))  # noqa: B023
+        with pytest.raises(OSError, match=r"where its folder would be|pass the path that it leads|File name too long"):
+            fit(net, *small_batches(), ONE, checkpoint=path)
+        assert not any(steps)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_finished_run_is_loaded_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    path = tmp_path / "run.safetensors"
+    record = fit(tiny_net(), *small_batches(), ONE, checkpoint=path)
+    monkeypatch.setattr(loop, "require_writable", lambda path: pytest.fail("it was asked for"))
+    assert fit(tiny_net(), *small_batches(), ONE, checkpoint=path) == record
 
 
 def test_the_package_says_what_a_checkpoint_is():

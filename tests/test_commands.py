@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -91,7 +92,7 @@ def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--only", "09"], "only='09': no such notebook"),
+        (["run", "--only", "09"], "only='09': no such notebook in {project}/notebooks, which holds 01_good: "),
         (["run", "--notebooks", "nowhere"], "expected the folder notebooks/ of the repository"),
         (["run", "--out", "notebooks/01_good.ipynb"], "Not a directory"),
     ],
@@ -99,9 +100,18 @@ def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys)
 def test_what_the_caller_must_mend_is_said_with_status_2(project, capsys, arguments, words):
     assert main(arguments) == 2
     printed = capsys.readouterr().err
-    assert words in printed
+    assert words.format(project=project) in printed
     assert printed.count("\n") == 1
     assert not (project / "build").exists()
+
+
+def test_train_into_a_place_that_cannot_be_written_ends_in_one_line(project, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "load_data", lambda *_, **__: SimpleNamespace(source="synthetic", title="no data"))
+    monkeypatch.setenv("CIFAR_OUT", str(project / "notebooks" / "01_good.ipynb"))
+    assert main(["train", "lenet", "--profile", "quick", "--data", "synthetic"]) == 2
+    printed = capsys.readouterr().err
+    assert "01_good.ipynb" in printed
+    assert printed.count("\n") == 1
 
 
 # --- stopped, and started again ---

@@ -27,6 +27,11 @@ def test_a_ragged_last_batch_weighs_what_it_holds():
     assert evaluate(nn.Identity(), batches).accuracy == pytest.approx(8 / 9)
 
 
+def test_a_label_without_an_output_is_named():
+    with pytest.raises(ValueError, match=r"^evaluated label 4 at position 5; expected 0 to 3"):
+        evaluate(tiny_net(), [(torch.zeros(3, 3, 8, 8), torch.tensor([0, 1, last])) for last in (2, 4)])
+
+
 def test_evaluation_restores_every_mode_and_builds_no_graph():
     net = tiny_net().train()
     net[1].eval()

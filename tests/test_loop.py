@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoiled():
     before = net.weight.clone()
     x = torch.randn(4, 5)
     x[2, 3] = float("nan")
-    with pytest.raises(TrainingDiverged, match=r"at step 0 of this epoch, with learning rate 0\.3"):
+    with pytest.raises(TrainingDiverged, match=r"at step 1 of this epoch, with learning rate 0\.3\. The images at"):
         train_epoch(net, [(x, torch.zeros(4, dtype=torch.int64))], torch.optim.SGD(net.parameters(), lr=0.3))
     assert torch.equal(net.weight, before)
 
@@ -329,7 +329,7 @@ def test_a_divergence_that_only_validation_sees_is_not_saved(tmp_path):
     path = tmp_path / "run.safetensors"
     train, val = small_batches()
     config = dataclasses.replace(TINY, batch_size=64, momentum=0.5)
-    with pytest.raises(TrainingDiverged, match="after this epoch, in validation"):
+    with pytest.raises(TrainingDiverged, match=r"after epoch 1, with learning rate 1e\+38"):
         fit(tiny_net(batchnorm=False), train, val, dataclasses.replace(config, lr=1e38), checkpoint=path)
     assert not path.exists()
 
@@ -412,6 +412,89 @@ def test_a_dataloader_is_taken_as_it_is():
 def test_no_batch_at_all_is_named():
     with pytest.raises(ValueError, match="train holds no batch"):
         fit(tiny_net(), [], [GOOD], LISTED)
+
+
+class Unsized:
+    """Batches of a reader's own, of which nothing is known beforehand but their number."""
+
+    def __init__(self, *batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def streamed(*batches):
+    """Return the batches behind a DataLoader, which looks at none of them."""
+    return torch.utils.data.DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+
+@pytest.mark.parametrize("container", [Unsized, streamed])
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ((GOOD[0], torch.tensor([0, 1, 2, 4])), "{} batch 2 label 4 at position 3; expected 0 to 3"),
+        ((GOOD[0], torch.tensor([0, -100, 1, 3])), "{} batch 2 label -100 at position 1; expected 0 to 3"),
+        ((GOOD[0].double(), GOOD[1]), "{} batch 2 images are torch.float64; expected normalised torch.float32"),
+        ((GOOD[0], GOOD[1][:3]), r"{} batch 2 labels have shape \(3,\); expected \(4,\)"),
+        ((GOOD[0], GOOD[1], GOOD[1]), r"{} batch 2 serves batches of \(Tensor, Tensor, Tensor\); expected pairs"),
+    ],
+)
+def test_a_bad_batch_in_the_middle_is_named_as_in_a_list(container, batch, words):
+    for name in ("train", "val"):
+        for make in (list, lambda batches: container(*batches)):
+            batches = {"train": [GOOD], "val": [GOOD], name: make([GOOD, batch, GOOD])}
+            with pytest.raises(ValueError, match=f"^{words.format(name)}"):
+                fit(tiny_net(), batches["train"], batches["val"], LISTED, device="cpu")
+
+
+def test_images_of_another_size_are_taken_by_a_network_that_can_in_every_container():
+    other = (torch.randn(4, 3, 10, 10), torch.arange(4))
+    pooled = lambda: nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 4))  # noqa: E731
+    config = dataclasses.replace(LISTED, epochs=1)
+    for make in (list, lambda batches: Unsized(*batches)):
+        fit(pooled(), make([GOOD, other]), make([GOOD, other]), config, device="cpu")
+        for train, val in (([GOOD, other], [GOOD]), ([GOOD], [GOOD, other])):
+            with pytest.raises(ValueError, match=r"the model cannot take images of shape \(4, 3, 10, 10\)"):
+                fit(tiny_net(), make(train), make(val), config, device="cpu")
+
+
+class Streamed(torch.utils.data.IterableDataset):
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self):
+        return ((GOOD[0][i % 4], i % 4) for i in range(5))
+
+
+FIVE = torch.utils.data.TensorDataset(GOOD[0][[0, 1, 2, 3, 0]], GOOD[1][[0, 1, 2, 3, 0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "dataset"),
+    [
+        ({"batch_size": 4}, FIVE),
+        ({"batch_size": 4}, Streamed()),
+        ({"batch_sampler": torch.utils.data.BatchSampler(range(5), 4, False)}, FIVE),
+        ({"batch_sampler": [[0, 1, 2, 3], [4]]}, FIVE),
+    ],
+)
+def test_a_last_batch_of_one_is_known_beforehand_of_every_usual_loader(options, dataset):
+    net, loader = tiny_net(), torch.utils.data.DataLoader(dataset, **options)
+    with pytest.raises(ValueError, match="leaves a last batch of one image, and BatchNorm cannot take the variance"):
+        fit(net, loader, [GOOD], LISTED, device="cpu")
+    assert equal_weights(net, tiny_net())
+    fit(tiny_net(batchnorm=False), loader, [GOOD], dataclasses.replace(LISTED, epochs=1), device="cpu")
+
+
+def test_a_batch_of_one_that_nobody_could_know_of_is_named_where_batchnorm_fails():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4))
+    batches = Unsized(GOOD, GOOD, (GOOD[0][:1], GOOD[1][:1]))
+    with pytest.raises(ValueError, match=r"^train batch 3 holds one image, and BatchNorm cannot take the"):
+        fit(flat, batches, [GOOD], LISTED, device="cpu")
 
 
 @pytest.mark.parametrize("train", [[GOOD, (GOOD[0][:1], GOOD[1][:1])], "batches"])
@@ -683,6 +766,8 @@ def test_schedulers_of_torch_go_on_after_an_interrupt(tmp_path, make, rates):
     [
         ({"batch_size": 16}, {}, "batch_size=16 .*list makes it meaningless.*leave batch_size=128"),
         ({"augment": (Flip(),)}, {}, "augment=.*list makes it meaningless"),
+        ({"batch_size": 16}, {"train": loaders()[0]}, "batch_size=16 .*DataLoader makes it meaningless"),
+        ({"augment": (Flip(),)}, {"train": loaders()[0]}, "augment=.*DataLoader makes it meaningless"),
         ({"lr": 0.1}, {"optimizer": PARTS["optimizer"]}, "lr=0.1 .*optimizer makes it meaningless"),
         (
             {"schedule": "cosine"},
@@ -696,12 +781,14 @@ def test_schedulers_of_torch_go_on_after_an_interrupt(tmp_path, make, rates):
         ({}, {"scheduler": torch.optim.lr_scheduler.StepLR}, "scheduler=.*a function of the optimizer"),
         ({}, {"scheduler_every": "batch"}, "scheduler_every='batch'"),
         ({}, {"checkpoint": "."}, "checkpoint='.'"),
+        ({}, {"checkpoint": ""}, "checkpoint='' .*the path of a file"),
     ],
 )
 def test_what_would_not_be_used_or_cannot_be_is_named_before_any_step(config, parts, words):
     net = tiny_net()
+    arguments = {"train": [GOOD], "val": [GOOD]} | parts
     with pytest.raises(ValueError, match=words):
-        fit(net, [GOOD], [GOOD], dataclasses.replace(OWN, **config), device="cpu", **parts)
+        fit(net, config=dataclasses.replace(OWN, **config), device="cpu", **arguments)
     assert equal_weights(net, tiny_net())
 
 

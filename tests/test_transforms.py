@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional as v2
 
+from cifar_helpers.data.batches import make_batches
 from cifar_helpers.data.transforms import (
     AlternatingFlip,
     ColourJitter,
@@ -195,6 +196,32 @@ def test_normaliser_refuses_what_is_not_training():
     for name in ("val", "test"):
         with pytest.raises(ValueError, match=f"split='{name}'"):
             Normaliser.fit(random_split(name=name))
+
+
+def test_images_of_one_value_are_named_where_they_would_be_divided_by_nothing():
+    split = random_split()
+    split.images[:, 1] = 255
+    with pytest.raises(ValueError, match=r"all 40 training images have the same value, 255, .*channel 1 \(green\)"):
+        Normaliser.fit(split)
+    with pytest.raises(ValueError, match=r"have the same value, 255, "):
+        make_batches(split, random_split(name="val"), "cpu")
+    split.images[7, 1, 0, 0] = 254  # one pixel is enough
+    assert Normaliser.fit(split).std[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "words"),
+    [
+        ((0.5,) * 3, (0.2, 0.0, 0.2), r"std=\(0\.2, 0\.0, 0\.2\) .*positive"),
+        ((0.5,) * 3, (0.2, 0.2, -0.2), "std=.*positive"),
+        ((0.5,) * 3, (0.2, 0.2, float("nan")), "std=.*three finite numbers"),
+        ((0.5, 0.5), (0.2,) * 3, "mean=.*three finite numbers"),
+        ((0.5, 0.5, "0.5"), (0.2,) * 3, "mean=.*three finite numbers"),
+    ],
+)
+def test_a_normaliser_that_cannot_normalise_is_named(mean, std, words):
+    with pytest.raises(ValueError, match=words):
+        Normaliser(mean, std)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])

@@ -82,7 +82,11 @@ def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
         )
     chosen = [path for path in found if path.name.startswith(only or "")]
     if not chosen:
-        raise ValueError(f"only={only!r}: no such notebook in {folder}; expected a number such as 01")
+        raise ValueError(
+            f"only={only!r}: no such notebook in {folder.resolve()}, which holds "
+            f"{', '.join(path.stem for path in found)}: pass the number of one of them, or --notebooks FOLDER if those "
+            "of the course are elsewhere"
+        )
     return chosen
 
 

@@ -88,10 +88,14 @@ class Batches:
             rows = slice(start, start + self.eval_batch_size)
             yield self.normaliser(self._images[rows]), self._labels[rows]
 
+    def order(self, epoch: int, seed: int) -> torch.Tensor:
+        """Return the positions of all images in the split, int64 (N,), in the order in which an epoch serves them."""
+        return torch.randperm(self.num_images, generator=make_generator("order", seed, epoch))
+
     def epoch(self, epoch: int, *, seed: int, batch_size: int, augment: Sequence[Transform] = ()) -> Iterator[Batch]:
         """Serve every example once, in an order and with augmentations that depend on (seed, epoch) alone."""
         require(self.split == "train", "split", self.split, "only the training split is shuffled and augmented")
-        order = torch.randperm(self.num_images, generator=make_generator("order", seed, epoch)).to(self.device)
+        order = self.order(epoch, seed).to(self.device)
         drawn = draw_epoch(augment, self.num_images, seed=seed, epoch=epoch, device=self.device)
         for numbers in order.split(batch_size)[: self.steps(batch_size)]:
             yield self.normaliser(augment_batch(self._images, numbers, drawn)), self._labels[numbers]

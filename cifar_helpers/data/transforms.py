@@ -9,9 +9,11 @@ those of `torchvision.transforms.v2`, is called last, once for each image.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -365,6 +367,9 @@ def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
     return images.flatten(2)[:, :, places].view_as(images)
 
 
+_CHANNELS = ("red", "green", "blue")
+
+
 class _TrainingImages(Protocol):
     @property
     def name(self) -> str: ...
@@ -382,7 +387,11 @@ class Normaliser:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # from JSON they come as lists
+            values = tuple(getattr(self, name))  # from JSON they come as lists
+            right = len(values) == 3 and all(isinstance(v, Real) and math.isfinite(v) for v in values)
+            require(right, name, values, "three finite numbers, one for each channel")
+            object.__setattr__(self, name, values)
+        require(min(self.std) > 0, "std", self.std, "positive: images are divided by it")
 
     def to_dict(self) -> dict[str, list[float]]:
         """Return mean and standard deviation as JSON keeps them; `Normaliser(**…)` takes them back."""
@@ -393,13 +402,19 @@ class Normaliser:
         """Return mean and std over all pixels of a training split, exact: from a histogram in integers.
 
         Raises:
-            ValueError: the split is not a training split.
+            ValueError: the split is not a training split, or in a channel all images have one value.
         """
         require(split.name == "train", "split", split.name, "statistics come from the training split alone")
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean, std = [], []
         for channel in range(3):
             values = split.images[:, channel].reshape(-1).cpu()
+            if values.min() == values.max():
+                raise ValueError(
+                    f"all {len(split.images)} training images have the same value, {int(values[0])}, at every pixel of "
+                    f"channel {channel} ({_CHANNELS[channel]}): there is nothing to normalise or to learn from: look "
+                    "at how they were read"
+                )
             share = torch.bincount(values, minlength=256).double() / len(values)
             mean.append(float(share @ levels))
             std.append(float((share @ (levels - mean[-1]) ** 2).sqrt()))

@@ -20,8 +20,9 @@ from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch, EpochBatches
 from cifar_helpers.data.transforms import mixup, resize
 from cifar_helpers.runtime import autocast_dtype, count_processes, make_generator
+from cifar_helpers.training._divergence import find_positions
 from cifar_helpers.training._identity import as_plain, describe_data, describe_model, describe_parts
-from cifar_helpers.training._validation import unused_fields
+from cifar_helpers.training._validation import checked, ordered, unused_fields
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import Loss, on_device
 from cifar_helpers.training.optim import lr_factor, make_optimizer
@@ -39,11 +40,14 @@ class Plan:
     Attributes:
         epochs, steps_per_epoch, total_steps: how long; the last epoch may be shorter.
         serve: the number of an epoch, from 0, to its batches on the device.
+        serve_val: the validation batches, as they come.
+        find_positions: the number of an epoch, from 0, and of its step, from 1, to the positions of the batch's images
+            in the data; None where the batches do not tell.
         lrs: the number of an epoch to the learning rate of each of its steps; None leaves the optimizer's own.
         seed_of: the number of an epoch to the seed of the global random streams in it, for dropout.
         loss: of training; `val_loss` of validation, None for the cross-entropy.
         scheduler: one of torch's, in place of `lrs`; `scheduled_by_step`: it goes on after every step, not every epoch.
-        forward: the model, compiled if asked for, or shared among cores or processes.
+        forward: the model, compiled if asked for, shared among cores or processes, or wrapped by the reader.
         share: a network to the same network as it is validated: shared as the model is.
         replicas: parts of a batch that are computed side by side on a CPU.
         cores: those of an operation, where the others are left to the other replicas.
@@ -57,6 +61,8 @@ class Plan:
     steps_per_epoch: int
     total_steps: int
     serve: Callable[[int], Iterable[Batch]]
+    serve_val: Callable[[], Iterable[Batch]]
+    find_positions: Callable[[int, int], tuple[int, ...] | None]
     lrs: Callable[[int], Sequence[float | None]]
     seed_of: Callable[[int], int]
     loss: Loss
@@ -90,11 +96,13 @@ def make_plan(
     scheduler_every: str | None = None,
     num_classes: int,
     images: torch.Tensor,
+    wrapped: nn.Module | None = None,
     identify: bool = False,
 ) -> Plan:
     """Return what `config` means here.
 
     Args:
+        wrapped: the model inside torch.compile or DataParallel, as the reader passed it.
         num_classes: outputs of the model.
         images: the first of `train`, on the device.
         identify: whether the data must be told apart from other data, because a checkpoint will ask.
@@ -105,11 +113,11 @@ def make_plan(
     unused = unused_fields(config, train, loss, optimizer, scheduler)
     steps_per_epoch = _count_steps(train, config)
     total_steps = min(steps_per_epoch * config.epochs, config.max_steps or math.inf)
-    made = _make_optimizer(model, config, optimizer)
+    made = _make_optimizer(model, config, optimizer, model if wrapped is None else wrapped)
     planned = _make_scheduler(made, scheduler)
     dtype = autocast_dtype(device, config.precision)
     shares = functools.partial(_shares, steps_per_epoch, int(total_steps))
-    replicas = _count_replicas(model, train, config, images)
+    replicas = _count_replicas(model, train, config, images, is_whole=config.compile or wrapped is not None)
     share = functools.lru_cache(functools.partial(_share, replicas))
     parts: dict[str, object] = {"loss": loss, "optimizer": optimizer and made, "scheduler": scheduler}
     return Plan(
@@ -119,6 +127,8 @@ def make_plan(
         steps_per_epoch=steps_per_epoch,
         total_steps=int(total_steps),
         serve=functools.partial(_serve, train, config, device, num_classes, shares),
+        serve_val=lambda: checked("val", ordered(val), num_classes),
+        find_positions=functools.partial(find_positions, train, seed=config.seed, batch_size=config.batch_size),
         lrs=functools.partial(_lrs, config, shares, own_optimizer=bool(optimizer), own_scheduler=bool(scheduler)),
         seed_of=lambda epoch: make_generator("dropout", config.seed, epoch).initial_seed(),
         loss=loss or functools.partial(metrics.cross_entropy, label_smoothing=config.label_smoothing),
@@ -127,7 +137,7 @@ def make_plan(
         scheduler=planned,
         scheduled_by_step=_is_by_step(planned, scheduler_every),
         scaler=torch.amp.GradScaler(device.type) if dtype == torch.float16 else None,
-        forward=cast(nn.Module, torch.compile(model)) if config.compile else share(model),
+        forward=_forward(model, wrapped, config, share),
         share=share,
         replicas=replicas,
         cores=max(1, torch.get_num_threads() // replicas),
@@ -143,7 +153,10 @@ def make_plan(
 # --- optimizer and scheduler ---
 
 
-def _make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | None) -> torch.optim.Optimizer:
+def _make_optimizer(
+    model: nn.Module, config: TrainConfig, given: Optimizer | None, passed: nn.Module
+) -> torch.optim.Optimizer:
+    """Return the optimizer of `config`, or the reader's, whose function is given the model as it was passed."""
     trainable = any(p.requires_grad for p in model.parameters())
     require(trainable, "model", type(model).__name__, "a network with a parameter that requires a gradient")
     if given is None:
@@ -160,7 +173,7 @@ def _make_optimizer(model: nn.Module, config: TrainConfig, given: Optimizer | No
         )
     allowed = "an optimizer, or a function of the model: lambda model: torch.optim.Adam(model.parameters())"
     require(not isinstance(given, type), "optimizer", given, allowed)
-    made = given if isinstance(given, torch.optim.Optimizer) else given(model)
+    made = given if isinstance(given, torch.optim.Optimizer) else given(passed)
     require(isinstance(made, torch.optim.Optimizer), "optimizer", made, allowed)
     require(not isinstance(made, torch.optim.LBFGS), "optimizer", "LBFGS", "one that needs no closure")
     known = {id(p) for p in model.parameters()}
@@ -199,10 +212,26 @@ def _average_weights(model: nn.Module, decay: float) -> AveragedModel:
 # --- several cores or processes ---
 
 
-def _count_replicas(model: nn.Module, train: Any, config: TrainConfig, images: torch.Tensor) -> int:
-    """Return how many replicas of the network share a batch: as many as were asked for, else one a core."""
+def _forward(
+    model: nn.Module, wrapped: nn.Module | None, config: TrainConfig, share: Callable[[nn.Module], nn.Module]
+) -> nn.Module:
+    """Return what gives the logits in training: the reader's own wrapper, else as the configuration says."""
+    if wrapped is None:
+        return cast(nn.Module, torch.compile(model)) if config.compile else share(model)
+    kind = type(wrapped).__name__
+    require(not config.compile, "compile", True, f"False for a model that is wrapped already, here in {kind}")
+    require(count_processes() == 1, "model", kind, "the network itself: under torchrun `fit` shares out its batches")
+    return wrapped
+
+
+def _count_replicas(model: nn.Module, train: Any, config: TrainConfig, images: torch.Tensor, *, is_whole: bool) -> int:
+    """Return how many replicas of the network share a batch: as many as were asked for, else one a core.
+
+    Args:
+        is_whole: whether something else takes the batches, a compiled network or the reader's DataParallel.
+    """
     require(not (config.compile and count_processes() > 1), "compile", True, "False under torchrun")
-    if config.replicas == 1 or count_processes() > 1 or images.device.type != "cpu" or config.compile:
+    if config.replicas == 1 or count_processes() > 1 or images.device.type != "cpu" or is_whole:
         reason = "1 or None: several replicas are for a CPU, without torchrun and without compile"
         require(config.replicas in (None, 1), "replicas", config.replicas, reason)
         return 1
@@ -263,7 +292,8 @@ def _serve(
     batches = train
     if isinstance(train, EpochBatches):
         batches = train.epoch(epoch, seed=config.seed, batch_size=config.batch_size, augment=config.augment)
-    batches = _resized(on_device(batches, device), shares(epoch), config.image_sizes)
+    found = on_device(checked("train", batches, num_classes), device)
+    batches = _resized(found, shares(epoch), config.image_sizes)
     if not config.mixup:
         return batches
     lams = _draw_lams(config.mixup, len(shares(epoch)), config.seed, epoch)

@@ -2,19 +2,27 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from cifar_helpers._arguments import require
 from cifar_helpers._contract import Batch, EpochBatches, Ordered, check_batch, check_label_range
 from cifar_helpers.training._identity import name_of
 from cifar_helpers.training.config import TrainConfig
-from cifar_helpers.training.evaluation import Loss, check_normaliser, evaluating, naming_images, on_device
+from cifar_helpers.training.evaluation import (
+    ONE_IMAGE,
+    Loss,
+    check_normaliser,
+    evaluating,
+    naming_images,
+    on_device,
+    refuse_hidden_labels,
+)
 
 # Fields that a part of the reader's own makes meaningless.
 _BY_OPTIMIZER = (
@@ -49,6 +57,7 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig)
     """Raise a ValueError if splits, model and configuration do not belong together."""
     for batches in (train, val):
         check_normaliser(model, batches)
+        refuse_hidden_labels(batches)
     size = getattr(model, "image_size", None)
     if config.image_sizes and size is not None:
         raise ValueError(
@@ -72,13 +81,8 @@ def check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig)
                 f"batches of type {kind} have no length; expected a list or a DataLoader over a Dataset that has one"
             ) from error
     if _has_batchnorm(model) and 1 in _last_batch_sizes(train, config):
-        size = (
-            config.batch_size if isinstance(train, EpochBatches) else getattr(train, "batch_size", "that of the list")
-        )
-        raise ValueError(
-            f"batch_size={size} leaves a last batch of one image, and "
-            "BatchNorm cannot take the variance of one: choose another batch_size, or drop_last=True"
-        )
+        size = config.batch_size if isinstance(train, EpochBatches) else _own_batch_size(train)
+        raise ValueError(f"batch_size={size} leaves a last batch of one image, {ONE_IMAGE}")
 
 
 def _has_batchnorm(model: nn.Module) -> bool:
@@ -86,55 +90,79 @@ def _has_batchnorm(model: nn.Module) -> bool:
 
 
 def _last_batch_sizes(train: Any, config: TrainConfig) -> set[int]:
-    """Return the sizes that batches of an epoch can have besides the usual one."""
+    """Return the sizes that batches of an epoch can have besides the usual one, where they are known beforehand."""
     if isinstance(train, list | tuple):
         pairs = [batch for batch in train if isinstance(batch, list | tuple) and len(batch) == 2]
         return {len(labels) for _, labels in pairs if isinstance(labels, torch.Tensor) and labels.ndim}
-    if getattr(train, "drop_last", False):
-        return set()
     if isinstance(train, EpochBatches):
-        count, size = getattr(train, "num_images", 0), config.batch_size
-    elif isinstance(train, DataLoader) and train.batch_size is not None:
-        count, size = len(train.sampler), train.batch_size  # type: ignore[arg-type]  # its length was just taken
-    else:
+        count, size, dropped = getattr(train, "num_images", 0), config.batch_size, getattr(train, "drop_last", False)
+        return set() if dropped else {count % size or size}
+    return _loader_batch_sizes(train) if isinstance(train, DataLoader) else set()
+
+
+def _loader_batch_sizes(loader: Any) -> set[int]:
+    """Return the same of a DataLoader; a sampler of the reader's own is not asked, for it may draw."""
+    if isinstance(loader.dataset, IterableDataset):
+        count = len(loader.dataset) if loader.num_workers < 2 else 0  # each worker ends with a batch of its own
+        return {count % loader.batch_size or loader.batch_size} if loader.batch_size and not loader.drop_last else set()
+    sampler = loader.batch_sampler
+    if isinstance(sampler, list | tuple):
+        return {len(numbers) for numbers in sampler}
+    if type(sampler) is not BatchSampler or sampler.drop_last:
         return set()
-    return {count % size or size}
+    return {len(sampler.sampler) % sampler.batch_size or sampler.batch_size}  # type: ignore[arg-type]  # see len(loader)
+
+
+def _own_batch_size(train: Any) -> object:
+    """Return how many images batches hold that come as they are, or whose number that is."""
+    size = getattr(train, "batch_size", None) or getattr(getattr(train, "batch_sampler", None), "batch_size", None)
+    return size or "that of the list"
 
 
 def check_first_batches(model: nn.Module, train: Any, val: Any, device: torch.device) -> tuple[int, torch.Tensor]:
     """Return the number of outputs of the model and the images of the first training batch, on the device.
 
-    Of a list every batch is looked at, of anything else the first.
+    Of a list every batch is looked at, of anything else the first; the others are when they come, see `checked`.
 
     Raises:
         ValueError: a batch is not what training expects.
     """
     num_classes, firsts = 0, []
     for name, batches in (("train", train), ("val", val)):
-        served = batches if isinstance(batches, list | tuple) else itertools.islice(_ordered(batches), 1)
-        listed = []
-        for batch in served:
-            check_batch(name, batch)
-            listed.append(batch)
+        listed = batches if isinstance(batches, list | tuple) else [*itertools.islice(ordered(batches), 1)]
         if not listed:
             raise ValueError(f"{name} holds no batch; expected at least one")
-        first = listed[0][0]
-        for images, _ in listed:
-            if images.shape[1:] != first.shape[1:]:
-                shapes = tuple(images.shape), tuple(first.shape)
-                raise ValueError(f"{name} images have shape {shapes[0]}, those of the first batch {shapes[1]}")
-        firsts.append(first.to(device))
+        check_batch(name, listed[0])
+        firsts.append(listed[0][0].to(device))
         num_classes = count_outputs(model, firsts[-1])
         if len(getattr(batches, "class_names", ())) > num_classes:
             raise ValueError(f"{name} has {len(batches.class_names)} classes, the model has {num_classes} outputs")
-        for _, labels in listed:
-            check_label_range(name, labels, num_classes)
+        check_label_range(name, listed[0][1], num_classes)
+        seen = {firsts[-1].shape[1:]}
+        for images, _ in checked(name, listed, num_classes):
+            if images.shape[1:] not in seen:
+                seen.add(images.shape[1:])
+                count_outputs(model, images.to(device))
     return num_classes, firsts[0]
+
+
+def checked(name: str, batches: Iterable[Batch], num_classes: int) -> Iterator[Batch]:
+    """Yield batches as they come, each after it was found to be what training expects.
+
+    Raises:
+        ValueError: one is not; the message is that for a list, and names the number of any batch but the first.
+    """
+    for number, batch in enumerate(batches, start=1):
+        named = name if number == 1 else f"{name} batch {number}"
+        check_batch(named, batch)
+        if batch[1].device.type == "cpu":  # elsewhere every step would wait for it
+            check_label_range(named, batch[1], num_classes)
+        yield batch
 
 
 def check_loss(loss: Loss, model: nn.Module, val: Any, device: torch.device) -> None:
     """Raise a ValueError unless a loss gives the mean over a batch: twice the same batch, and it stays what it was."""
-    images, labels = next(iter(on_device(_ordered(val), device)))
+    images, labels = next(iter(on_device(ordered(val), device)))
     with evaluating(model):
         logits = model(images).float()
     once = loss(logits, labels)
@@ -145,7 +173,8 @@ def check_loss(loss: Loss, model: nn.Module, val: Any, device: torch.device) -> 
     require(not summed, "loss", f"{name_of(loss)}, twice as large for twice the batch", allowed)
 
 
-def _ordered(batches: Any) -> Iterator[Batch]:
+def ordered(batches: Any) -> Iterator[Batch]:
+    """Return all batches of an evaluation, in order."""
     return batches.ordered() if isinstance(batches, Ordered) else iter(batches)
 
 

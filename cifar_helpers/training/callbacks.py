@@ -17,6 +17,7 @@ from torch import nn
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import write_whole
 from cifar_helpers.runtime import is_main_process
+from cifar_helpers.training._wrappers import plain_state
 from cifar_helpers.training.records import EpochRecord, RunRecord, best_epoch
 
 __all__ = [
@@ -120,7 +121,8 @@ class BestWeights:
     `fit` keeps the best by validation accuracy without being told; pass `BestWeights("val_loss")` for another choice.
 
     Attributes:
-        weights: names to tensors, as in `state_dict`; empty before the first epoch.
+        weights: names to tensors, as in the `state_dict` of the plain network, without torch.compile or DataParallel;
+            empty before the first epoch.
     """
 
     def __init__(self, monitor: str = "val_accuracy") -> None:
@@ -141,7 +143,7 @@ class BestWeights:
     def on_epoch_end(self, record: EpochRecord, model: nn.Module) -> None:
         self._history.append(record)
         if best_epoch(self._history, self.monitor) is record:
-            self.weights = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            self.weights = {name: tensor.detach().clone() for name, tensor in plain_state(model).items()}
 
 
 class CSVLogger:

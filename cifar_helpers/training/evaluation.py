@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._contract import Batch, Ordered
+from cifar_helpers._contract import Batch, Ordered, check_label_range
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import core_threads, count_processes, private_randomness
+from cifar_helpers.training._wrappers import unwrap
 
 __all__ = [
+    "ONE_IMAGE",
     "Loss",
     "check_normaliser",
     "evaluate",
@@ -65,11 +67,14 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss
         loss: your own instead of the cross-entropy; a batch counts by its number of examples.
 
     Raises:
-        ValueError: the labels are hidden, as a competition does with those of its test images.
+        ValueError: the labels are hidden, as a competition does with those of its test images, or there is no output
+            for one of them.
     """
     refuse_hidden_labels(batches)
     if loss is None:
-        return metrics.sums(*predict(model, batches, tta))
+        logits, labels = predict(model, batches, tta)
+        check_label_range(getattr(batches, "split", "evaluated"), labels, logits.shape[1])
+        return metrics.sums(logits, labels)
     loss_sum, correct, count = 0.0, 0, 0
     with evaluating(model):
         for logits, labels in _score(model, batches, tta):
@@ -115,18 +120,32 @@ def _is_random(model: nn.Module, images: torch.Tensor) -> bool:
         return not torch.equal(before, torch.get_rng_state())
 
 
+# What BatchNorm makes of a batch of one image, in training.
+ONE_IMAGE = "and BatchNorm cannot take the variance of one: choose another batch_size, or drop_last=True"
+
+
 @contextmanager
-def naming_images(model: nn.Module, images: torch.Tensor) -> Iterator[None]:
-    """Say in an error of torch what images the model was given, and for which size it was made."""
+def naming_images(model: nn.Module, images: torch.Tensor, batch: str = "") -> Iterator[None]:
+    """Say in an error of torch what images the model was given, and for which size it was made.
+
+    Args:
+        batch: its name, such as "train batch 3".
+    """
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(f"{batch or 'a batch'} holds one image, {ONE_IMAGE}") from error
     except RuntimeError as error:
-        size, shape = getattr(model, "spec", {}).get("image_size", images.shape[-1]), tuple(images.shape)
+        if type(error) is not RuntimeError:  # memory, an accelerator or a compiler, which say it themselves
+            raise
+        plain = unwrap(model)
+        size, shape = getattr(plain, "spec", {}).get("image_size", images.shape[-1]), tuple(images.shape)
         advice = "" if size == shape[-1] else f"; it was made for {size} pixels: make_model(…, image_size={shape[-1]})"
         reason = str(error).splitlines()[0]
-        raise ValueError(f"the model cannot take images of shape {shape}: {reason}{advice}") from error
+        named = f"{batch}: " if batch else ""
+        raise ValueError(f"{named}the model cannot take images of shape {shape}: {reason}{advice}") from error
 
 
 def on_device(
@@ -147,9 +166,9 @@ def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def check_normaliser(model: object, batches: object) -> None:
+def check_normaliser(model: nn.Module, batches: object) -> None:
     """Raise a ValueError if a pretrained model, which knows its normaliser, is given batches of another one."""
-    known, given = getattr(model, "normaliser", None), getattr(batches, "normaliser", None)
+    known, given = getattr(unwrap(model), "normaliser", None), getattr(batches, "normaliser", None)
     if None not in (known, given) and known != given:
         raise ValueError(
             f"the model was pretrained on images normalised with {known}, these are normalised with {given}; "

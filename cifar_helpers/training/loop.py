@@ -36,8 +36,19 @@ from cifar_helpers.runtime import (
     private_randomness,
     seed_everything,
 )
+from cifar_helpers.training._divergence import (
+    check_still_finite,
+    diverged_before,
+    diverged_now,
+    find_designed,
+    find_spoiled_images,
+    put_back_if_diverged,
+    require_finite,
+    spoiled_tensors,
+)
 from cifar_helpers.training._plan import MakeScheduler, Optimizer, Plan, Scheduler, make_plan
 from cifar_helpers.training._validation import check_arguments, check_first_batches, check_loss
+from cifar_helpers.training._wrappers import load_plain_state, plain_state, unwrap
 from cifar_helpers.training.callbacks import BestWeights, Callback, EarlyStopping, _CallbackList
 from cifar_helpers.training.checkpoint import (
     Checkpoint,
@@ -49,7 +60,7 @@ from cifar_helpers.training.checkpoint import (
     save_checkpoint,
 )
 from cifar_helpers.training.config import TrainConfig
-from cifar_helpers.training.evaluation import Loss, evaluate, on_device
+from cifar_helpers.training.evaluation import Loss, evaluate, naming_images, on_device
 from cifar_helpers.training.optim import freeze_layers, set_lr
 from cifar_helpers.training.records import EpochRecord, RunRecord, TrainingDiverged
 
@@ -79,24 +90,42 @@ def train_epoch(
         after_step: called after every step.
 
     Raises:
-        TrainingDiverged: the loss is not finite; on a CPU before the step that would spoil the weights.
+        TrainingDiverged: the loss is not finite; the model holds the weights and buffers from before the epoch.
     """
+    with put_back_if_diverged(model):
+        return _train_epoch(model, batches, optimizer, loss, lrs, dtype, scaler, after_step)
+
+
+def _train_epoch(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    lrs: Iterable[float | None],
+    dtype: torch.dtype,
+    scaler: torch.amp.GradScaler | None,
+    after_step: Callable[[], object] | None,
+) -> Sums:
+    """Do what `train_epoch` does, and leave the weights where they are after an error."""
     model.train()
     loss_sum: Any = 0.0
     correct: Any = 0
     count = 0
+    trace: list[tuple[float, torch.Tensor]] = []
     device = next(model.parameters()).device
     served = on_device(batches, device, memory_format(model, device))
-    for step, ((images, labels), lr) in enumerate(zip(served, lrs, strict=False)):
+    for step, ((images, labels), lr) in enumerate(zip(served, lrs, strict=False), start=1):
         if lr is not None:
             set_lr(optimizer, lr)
-        with autocast(images.device, dtype):
+        with autocast(images.device, dtype), naming_images(model, images, f"train batch {step}"):
             logits = model(images)
         # Half precision ends here: many losses of torch are not made for it, and all of them lose by it.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         batch_loss = loss(logits, labels)
-        if images.device.type == "cpu" and not math.isfinite(batch_loss.item()):
-            raise TrainingDiverged(_explain_divergence(f"at step {step} of this epoch", optimizer))
+        if images.device.type != "cpu":  # a look at the loss would wait for the device at every step
+            trace.append((optimizer.param_groups[0]["lr"], batch_loss.detach()))
+        elif not math.isfinite(batch_loss.item()):
+            raise diverged_now(step, images, optimizer, scaled=scaler is not None)
         optimizer.zero_grad(set_to_none=True)
         _take_step(batch_loss, optimizer, scaler)
         if after_step is not None:
@@ -105,7 +134,7 @@ def train_epoch(
         correct += metrics.count_correct(logits.detach(), labels)
         count += len(labels)
     if not math.isfinite(loss_sum):
-        raise TrainingDiverged(_explain_divergence("somewhere in this epoch", optimizer))
+        raise diverged_before(trace, optimizer)
     return Sums(float(loss_sum), int(correct), count)
 
 
@@ -118,15 +147,6 @@ def _take_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, scaler: tor
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
-
-
-def _explain_divergence(where: str, optimizer: torch.optim.Optimizer) -> str:
-    """Return what to do about a loss that is no number; `where` says when it was noticed."""
-    lr = optimizer.param_groups[0]["lr"]
-    return (
-        f"The loss is not finite {where}, with learning rate {lr:g}. Try a tenth of it, a "
-        "warm-up, or look for NaN in the images. A checkpoint, if one was asked for, holds the epoch before."
-    )
 
 
 def fit(
@@ -153,6 +173,8 @@ def fit(
     loads what it finished.
 
     Args:
+        model: also one in torch.compile or DataParallel, which then computes the training; what is validated, kept and
+            given to callbacks is the network inside, under its plain names.
         train: `data.Batches`, whose epochs are shuffled and augmented as `config` says, or a DataLoader or list of
             batches (images, labels), which is taken as it is. A DataLoader follows `config.seed` too, unless it has a
             generator of its own or persistent workers, whose random states no checkpoint knows.
@@ -174,12 +196,14 @@ def fit(
         verbose: print one line per epoch.
 
     Raises:
-        ValueError: the arguments do not fit together, or a field of `config` would not be used; no step was taken.
+        ValueError: the arguments do not fit together, a field of `config` would not be used, or a weight is not
+            finite: no step was taken. Or a later batch is not what training expects.
         OSError: the checkpoint cannot be written; no step was taken.
         CheckpointError: the checkpoint is damaged or belongs to another run, or to other data.
-        TrainingDiverged: the loss is no longer finite.
+        TrainingDiverged: loss, weights or buffers are no longer finite. The model holds those of the last whole epoch.
     """
     config = config or TrainConfig()
+    passed, model = model, unwrap(model)
     join_processes()
     device = pick_device(device or getattr(train, "device", None))
     check_arguments(model, train, val, config)
@@ -187,8 +211,6 @@ def fit(
     require(
         path is None or not path.is_dir(), "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors"
     )
-    if path is not None and is_main_process():
-        require_writable(path)
     require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
     watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
     best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
@@ -213,10 +235,13 @@ def fit(
             scheduler_every=scheduler_every,
             num_classes=num_classes,
             images=images,
+            wrapped=None if passed is model else passed,
             identify=path is not None,
         )
-        run = _Run(name, model, val, plan, best, path, getattr(train, "class_names", ()))
+        run = _Run(name, model, plan, best, path, getattr(train, "class_names", ()))
         finished = run.resume(force)
+        if path is not None and not finished and is_main_process():
+            require_writable(path)
         over = watching.on_fit_start(run.history, model) or finished
         while len(run.history) < plan.epochs and not over:
             record = run.train_one_epoch()
@@ -226,7 +251,7 @@ def fit(
             over = watching.on_epoch_end(record, run.evaluated)
         if not finished and len(run.history) < plan.epochs:
             run.save(finished=True)
-    model.load_state_dict(best.weights)
+    load_plain_state(model, best.weights)
     found = run.record()
     watching.on_fit_end(found, model)
     return found
@@ -239,13 +264,13 @@ class _Run:
         self,
         name: str,
         model: nn.Module,
-        val: Iterable[Batch],
         plan: Plan,
         best: BestWeights,
         path: Path | None,
         class_names: Sequence[str],
     ) -> None:
-        self.name, self.model, self.val, self.plan, self.best, self.path = name, model, val, plan, best, path
+        self.name, self.model, self.plan, self.best, self.path = name, model, plan, best, path
+        self.designed = find_designed(model)
         self.class_names = tuple(class_names)
         self.history: list[EpochRecord] = []
         self.identity = plan.identity
@@ -255,6 +280,8 @@ class _Run:
             "replicas": plan.replicas,
             "processes": count_processes(),
         }
+        if unwrap(plan.forward) is not plan.forward and not plan.identity["config"]["compile"]:
+            self.environment["wrapper"] = type(plan.forward).__name__
         self.sha256: str | None = None
         best.restore((), {})
 
@@ -264,26 +291,41 @@ class _Run:
         return self.plan.average.module if self.plan.average else self.model
 
     def train_one_epoch(self) -> EpochRecord:
-        """Train and validate, remember the weights if they are the best, and return the epoch's record."""
+        """Train and validate, remember the weights if they are the best, and return the epoch's record.
+
+        Raises:
+            TrainingDiverged: the model holds again what it did after the epoch before.
+        """
+        try:
+            with put_back_if_diverged(self.model):
+                record = self._train_and_validate()
+        except TrainingDiverged as error:
+            self._complete(error)
+            raise
+        self._after_epoch(record)
+        self.history.append(record)
+        self.best.on_epoch_end(record, self.evaluated)
+        return record
+
+    def _train_and_validate(self) -> EpochRecord:
         plan, epoch = self.plan, len(self.history)
         lrs = plan.lrs(epoch)
         evaluated = plan.share(self.evaluated)
         seed_everything(plan.seed_of(epoch))  # also what a reader's Dataset draws with NumPy or random
         with Timer(plan.device) as timer, computing_on(plan.cores):
-            trained = train_epoch(
+            trained = _train_epoch(
                 plan.forward,
                 _show_bar(plan.serve(epoch), plan.steps(epoch), self.name),
                 plan.optimizer,
-                loss=plan.loss,
-                lrs=lrs,
-                dtype=plan.dtype,
-                scaler=plan.scaler,
-                after_step=self._after_step,
+                plan.loss,
+                lrs,
+                plan.dtype,
+                plan.scaler,
+                self._after_step,
             )
-            validated = evaluate(evaluated, self.val, loss=plan.val_loss)
-        if not math.isfinite(validated.loss):
-            raise TrainingDiverged(_explain_divergence("after this epoch, in validation", plan.optimizer))
-        record = EpochRecord(
+            validated = evaluate(evaluated, plan.serve_val(), loss=plan.val_loss)
+        self._require_finite(validated)
+        return EpochRecord(
             epoch + 1,
             epoch * plan.steps_per_epoch + plan.steps(epoch),
             plan.optimizer.param_groups[0]["lr"] if lrs[-1] is None else lrs[-1],
@@ -293,10 +335,25 @@ class _Run:
             validated.accuracy,
             timer.seconds,
         )
-        self._after_epoch(record)
-        self.history.append(record)
-        self.best.on_epoch_end(record, self.evaluated)
-        return record
+
+    def _require_finite(self, validated: Sums) -> None:
+        """Raise TrainingDiverged if the network of this epoch is none to save, or to call finished."""
+        lr = self.plan.optimizer.param_groups[0]["lr"]
+        for model in {id(m): m for m in (self.model, self.evaluated)}.values():
+            check_still_finite(model, self.designed, lr)
+        if not math.isfinite(validated.loss):
+            cause = find_spoiled_images("val", self.plan.serve_val())
+            raise TrainingDiverged("The validation loss is not finite", lr=lr, cause=cause)
+
+    def _complete(self, error: TrainingDiverged) -> None:
+        """Say in the error which epoch it was, which images were in the batch, and what is left."""
+        done = len(self.history)
+        error.epoch = done + 1
+        if error.step is not None:
+            error.images = self.plan.find_positions(done, error.step)
+        left = f"after epoch {done}" if done else "before training"
+        kept = f", and so does {self.path.name}" if done and self.path is not None and self.path.exists() else ""
+        error.outcome = f"The model holds again what it did {left}{kept}."
 
     def _after_step(self) -> None:
         if self.plan.average is not None:
@@ -323,7 +380,7 @@ class _Run:
             "scaler": plan.scaler and plan.scaler.state_dict(),
         }
         state = {
-            "last": self.model.state_dict(),
+            "last": plain_state(self.model),
             "optimizer": tensors,
             "average": plan.average.state_dict() if plan.average else {},
         }
@@ -345,19 +402,23 @@ class _Run:
         """Take up what an earlier call has left in the checkpoint, say so, and return whether it had finished.
 
         Raises:
-            CheckpointError: damaged, of another run or other data, or unfinished and from another machine or code.
+            CheckpointError: damaged, of another run or other data, not finite, or unfinished and from another machine
+                or code.
+            ValueError: there is none, and the model is not finite.
         """
         if self.path is None or not self.path.exists():
+            require_finite(self.model, self.designed)
             return False
         found = load_checkpoint(self.path)
         self._compare(found, force)
+        self._refuse_spoiled(found)
         forced = differing_keys(found.environment, self.environment) if force else []
         self.environment = found.environment | ({"forced": forced} if forced else {})
         self.history, self.identity, self.sha256 = list(found.history), found.identity, found.sha256
         self.best.restore(self.history, {k: v.to(self.plan.device) for k, v in found.weights.items()})
         known = (
             found.identity["model"]["weights"],
-            hash_tensors(found.weights[k] for k in self.model.state_dict())[:SHORT],
+            hash_tensors(found.weights[k] for k in plain_state(self.model))[:SHORT],
         )
         replaced = "" if hash_weights(self.model) in known else "; the weights that the model had are replaced"
         if found.finished:
@@ -379,9 +440,16 @@ class _Run:
                 advice += "; to train on, give its weights, load_checkpoint(path).weights, to a model with another path"
             raise CheckpointError(f"{self.path} does not continue this run: {'; '.join(other + machine)}. {advice}.")
 
+    def _refuse_spoiled(self, found: Checkpoint) -> None:
+        """Raise a CheckpointError if a network that an earlier version kept holds NaN or infinity."""
+        spoiled = [name for name in spoiled_tensors(found.weights) if name not in self.designed]
+        if spoiled:
+            advice = "Delete the file, and train with a tenth of the learning rate"
+            raise CheckpointError(f"{self.path} holds a network with NaN or infinity in {spoiled[0]}. {advice}.")
+
     def _take_up(self, found: Checkpoint) -> None:
         plan, settings = self.plan, found.settings
-        self.model.load_state_dict(found.state["last"])
+        load_plain_state(self.model, found.state["last"])
         load_optimizer_state(plan.optimizer, found.state.get("optimizer", {}), settings.get("optimizer", {}))
         if plan.average:
             plan.average.load_state_dict(found.state["average"])

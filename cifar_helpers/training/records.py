@@ -1,6 +1,6 @@
 """What is known of a run: a record per epoch, and one of the whole."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,55 @@ __all__ = ["EpochRecord", "RunRecord", "TrainingDiverged", "best_epoch"]
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number; the message says at which step and what to change."""
+    """Loss or weights are no longer finite numbers; the message says where and what to change.
+
+    The model holds the weights and buffers that it had before the epoch, and no gradients; an optimizer of your own
+    keeps the state that it came to.
+
+    Attributes:
+        what: what is not finite, as a sentence without its end.
+        epoch: from 1; None outside of `fit`.
+        step: of the epoch, from 1; None where it was noticed after the last one.
+        lr: learning rate of that step.
+        gradient_norm: that of the step before, over all parameters; None on a GPU, where nobody waits for it, in
+            float16, and at a first step.
+        images: positions of the batch's images in the training data; None where the batches do not tell them, as a
+            DataLoader that shuffles does not.
+        cause: a sentence on where it comes from, if that was found.
+        outcome: a sentence on what the model holds now.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        lr: float | None = None,
+        gradient_norm: float | None = None,
+        images: Sequence[int] | None = None,
+        cause: str = "",
+        outcome: str = "",
+    ) -> None:
+        super().__init__(what)
+        self.what, self.epoch, self.step, self.lr, self.gradient_norm = what, epoch, step, lr, gradient_norm
+        self.images, self.cause, self.outcome = images, cause, outcome
+
+    def __str__(self) -> str:
+        if self.lr is None:
+            return self.what
+        which = "this epoch" if self.epoch is None else f"epoch {self.epoch}"
+        where = f"after {which}" if self.step is None else f"at step {self.step} of {which}"
+        norm = "" if self.gradient_norm is None else f" and a gradient of norm {self.gradient_norm:.3g} the step before"
+        advice = self.cause or "Try a tenth of this rate, a warm-up, or look for NaN in the images."
+        sentences = [f"{self.what} {where}, with learning rate {self.lr:g}{norm}.", self._describe_images(), advice]
+        return " ".join(filter(None, [*sentences, self.outcome]))
+
+    def _describe_images(self, most: int = 6) -> str:
+        if not self.images:
+            return ""
+        more = ", …" if len(self.images) > most else ""
+        return f"Its images have the positions {', '.join(map(str, self.images[:most]))}{more} in the training data."
 
 
 @dataclass(frozen=True)
