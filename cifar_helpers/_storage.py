@@ -352,9 +352,10 @@ def _split(path: Path, data: bytes) -> tuple[bytes, str, str]:
     digest = data[place : place + 64]
     if place < len(_PLACE) or len(digest) < 64 or data[place + 64 : place + 65] != b'"':
         if data.startswith(_OF_TORCH) or path.suffix.lower() in _TORCH_ENDINGS:
+            name = "rename it to end in .pth, " if path.suffix == ".safetensors" else ""  # or torch reads safetensors
             raise CheckpointError(
                 f"{path} is no safetensors file, but as it seems one of torch.save, which may run code when it is read "
-                "and is not opened here: model = make_model(…), or the class that it was made with, and then "
+                f"and is not opened here: {name}model = make_model(…), or the class that it was made with, and then "
                 "model.load_state_dict(torch.load(path, weights_only=True)), whose weights often lie one key deeper, "
                 'such as ["state_dict"] or ["net"].'
             )

@@ -418,6 +418,8 @@ def test_a_file_of_torch_save_gets_a_way_forward(tmp_path, name, zipped):
         with pytest.raises(CheckpointError, match=words) as caught:
             load(path)
         assert "\n" not in str(caught.value)
+    assert ("rename it to end in .pth" in str(caught.value)) == (path.suffix == ".safetensors")
+    path = path.rename(path.with_suffix(".pth"))
     other = make_model("lenet", 4)
     other.load_state_dict(torch.load(path, weights_only=True)["net"])
     assert equal_weights(other, net)
