@@ -103,7 +103,8 @@ def _last_batch_sizes(train: Any, config: TrainConfig) -> set[int]:
 def _loader_batch_sizes(loader: Any) -> set[int]:
     """Return the same of a DataLoader; a sampler of the reader's own is not asked, for it may draw."""
     if isinstance(loader.dataset, IterableDataset):
-        count = len(loader.dataset) if loader.num_workers < 2 else 0  # each worker ends with a batch of its own
+        items: Any = loader.dataset  # it has a length, for the loader has one
+        count = len(items) if loader.num_workers < 2 else 0  # each worker ends with a batch of its own
         return {count % loader.batch_size or loader.batch_size} if loader.batch_size and not loader.drop_last else set()
     sampler = loader.batch_sampler
     if isinstance(sampler, list | tuple):

@@ -166,9 +166,10 @@ def _move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def check_normaliser(model: nn.Module, batches: object) -> None:
+def check_normaliser(model: object, batches: object) -> None:
     """Raise a ValueError if a pretrained model, which knows its normaliser, is given batches of another one."""
-    known, given = getattr(unwrap(model), "normaliser", None), getattr(batches, "normaliser", None)
+    plain = unwrap(model) if isinstance(model, nn.Module) else model
+    known, given = getattr(plain, "normaliser", None), getattr(batches, "normaliser", None)
     if None not in (known, given) and known != given:
         raise ValueError(
             f"the model was pretrained on images normalised with {known}, these are normalised with {given}; "
