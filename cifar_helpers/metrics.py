@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from cifar_helpers._arguments import require, require_whole
+from cifar_helpers._arguments import require, require_fraction, require_whole
 from cifar_helpers._contract import check_labels
 
 __all__ = [
@@ -60,14 +60,29 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: 
     """Return the mean cross-entropy in nats of logits (N, C) and int64 labels (N,), or probabilities (N, C).
 
     Unlike torch's default, no label value is skipped in silence: -100 is an error as every other negative one.
+
+    Raises:
+        ValueError: shapes or types do not fit together, or, on a CPU, a label is none of the classes.
     """
-    skipped = -100 if targets.is_floating_point() else -(2**31)  # probabilities accept torch's default alone
-    return F.cross_entropy(logits.float(), targets, ignore_index=skipped, label_smoothing=label_smoothing)
+    try:
+        skipped = -100 if targets.is_floating_point() else -(2**31)  # probabilities accept torch's default alone
+        return F.cross_entropy(logits.float(), targets, ignore_index=skipped, label_smoothing=label_smoothing)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):  # looked at only then: it takes time
+        _explain_refusal(logits, targets, label_smoothing)
+        raise
 
 
 def count_correct(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return how many of N logits (N, C) are highest at the label (N,), or at the largest probability (N, C)."""
-    labels = targets.argmax(1) if targets.is_floating_point() else targets
+    """Return how many of N logits (N, C) are highest at the label (N,), or at the largest probability (N, C).
+
+    Raises:
+        ValueError: the shapes do not fit together.
+    """
+    require(logits.ndim == 2, "logits", logits, "scores of shape (N, C)")
+    labels = targets.argmax(1) if targets.is_floating_point() and targets.ndim == 2 else targets
+    require(
+        labels.shape == logits.shape[:1], "targets", targets, f"of shape {tuple(logits.shape[:1])}, one for each row"
+    )
     return (logits.argmax(1) == labels).sum()
 
 
@@ -276,6 +291,15 @@ def _check(logits: torch.Tensor, labels: torch.Tensor) -> None:
     _check_logits(logits)
     require(isinstance(labels, torch.Tensor), "labels", labels, _LABELS)
     check_labels(labels, len(logits), logits.shape[1])
+
+
+def _explain_refusal(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float) -> None:
+    """Raise a ValueError that says why torch's cross-entropy refused these arguments, if that is known."""
+    require_fraction("label_smoothing", label_smoothing, "a share in [0, 1]")
+    _check_logits(logits)
+    if not (isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.ndim == 2):
+        _check(logits, targets)
+    require(targets.shape in (logits.shape, logits.shape[:1]), "targets", targets, f"of shape {tuple(logits.shape)}")
 
 
 def _check_logits(logits: torch.Tensor) -> None:

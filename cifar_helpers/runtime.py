@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require, require_function, require_whole
+from cifar_helpers._arguments import is_whole, require, require_choice, require_function, require_whole
 
 __all__ = [
     "Timer",
@@ -195,6 +195,7 @@ def autocast_dtype(device: torch.device, precision: str = "auto") -> torch.dtype
     CUDA: bfloat16 from compute capability 8.0, float16 before (a T4 claims bfloat16 and emulates it). CPU:
     bfloat16 where the processor has instructions for it. Everything else: float32.
     """
+    require_choice("precision", precision, ("auto", *_DTYPES))
     if precision != "auto":
         return _DTYPES[precision]
     if device.type == "cuda":
@@ -236,6 +237,7 @@ def make_generator(*keys: object) -> torch.Generator:
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
+    require(is_whole(seed), "seed", seed, "a whole number")
     random.seed(seed)
     np.random.seed(seed % 2**32)  # it takes no larger ones
     torch.manual_seed(seed)

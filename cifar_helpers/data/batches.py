@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_augmentations, require_whole
 from cifar_helpers._contract import Batch, EpochBatches, Ordered
 from cifar_helpers.data.datasets import Split
 from cifar_helpers.data.transforms import Normaliser, Transform, augment_batch, draw_epoch
@@ -26,6 +26,9 @@ class Batches:
         augment: of plain iteration over a training split; `fit` takes those of its configuration.
         drop_last: leave out a last batch that is smaller than the others, in training alone.
         eval_batch_size: images at once in evaluation; by default 64 on a CPU and 1000 elsewhere.
+
+    Raises:
+        ValueError: an argument is of another kind, a batch is empty, or images that are not for training are augmented.
     """
 
     def __init__(
@@ -39,8 +42,12 @@ class Batches:
         drop_last: bool = False,
         eval_batch_size: int | None = None,
     ) -> None:
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            require(size is None or size >= 1, name, size, "at least 1")
+        _require_split("split", split)
+        require(isinstance(normaliser, Normaliser), "normaliser", normaliser, "a Normaliser: Normaliser.fit(train)")
+        require_whole("batch_size", batch_size)
+        if eval_batch_size is not None:
+            require_whole("eval_batch_size", eval_batch_size)
+        require_augmentations("augment", augment)
         self.split = split.name
         require(self.split == "train" or not augment, "augment", augment, "only training images are augmented")
         self.labels_hidden = split.labels_hidden
@@ -74,6 +81,7 @@ class Batches:
 
     def steps(self, batch_size: int) -> int:
         """Return the number of batches that a training epoch has."""
+        require_whole("batch_size", batch_size)
         return self.num_images // batch_size if self.drop_last else -(-self.num_images // batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -95,16 +103,28 @@ class Batches:
     def epoch(self, epoch: int, *, seed: int, batch_size: int, augment: Sequence[Transform] = ()) -> Iterator[Batch]:
         """Serve every example once, in an order and with augmentations that depend on (seed, epoch) alone."""
         require(self.split == "train", "split", self.split, "only the training split is shuffled and augmented")
+        require_whole("batch_size", batch_size)
+        require_augmentations("augment", augment)
         order = self.order(epoch, seed).to(self.device)
         drawn = draw_epoch(augment, self.num_images, seed=seed, epoch=epoch, device=self.device)
         for numbers in order.split(batch_size)[: self.steps(batch_size)]:
             yield self.normaliser(augment_batch(self._images, numbers, drawn)), self._labels[numbers]
 
 
+def _require_split(name: str, split: object) -> None:
+    require(isinstance(split, Split), name, split, "a Split, such as dataset.train")
+
+
 def make_batches(
     train: Split, val: Split, device: str | torch.device | None = None, normaliser: Normaliser | None = None
 ) -> tuple[Batches, Batches]:
-    """Return training and validation batches that share one normaliser, by default fitted on `train`."""
+    """Return training and validation batches that share one normaliser, by default fitted on `train`.
+
+    Raises:
+        ValueError: `train` is not the training split, or an argument is of another kind.
+    """
+    _require_split("train", train)
     normaliser = normaliser or Normaliser.fit(train)
+    require(train.name == "train", "train", train.name, "the training split first, then that of validation")
     batches = Batches(train, normaliser, device)
     return batches, batches.like(val)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_whole
 from cifar_helpers._contract import Ordered
 
 __all__ = [
@@ -157,6 +157,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, stride: int, residual: bool) -> None:
         super().__init__()
+        for name, value in {"c_in": c_in, "c_out": c_out, "stride": stride}.items():
+            require_whole(name, value)
         self.body = nn.Sequential(
             nn.Conv2d(c_in, c_out, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(c_out),
@@ -211,6 +213,7 @@ class Scale(nn.Module):
 
     def __init__(self, factor: float) -> None:
         super().__init__()
+        require(is_number(factor), "factor", factor, "a number")
         self.factor = factor
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
@@ -260,15 +263,22 @@ def whiten(model: nn.Sequential, images: torch.Tensor) -> None:
 
     Its filters are the principal directions of the 2x2 patches over the roots of their variances, with both signs. Some
     thousand images of the training split are enough.
+
+    Raises:
+        ValueError: the images are not normalised ones, or the model is another network.
     """
+    right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
+    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
+    stem = model[0] if isinstance(model, nn.Sequential) and len(model) else None
+    known = isinstance(stem, nn.Conv2d) and stem.weight.shape == (_STEM_FILTERS, 3, 2, 2)
+    require(known, "model", type(model).__name__, "a network with a 2x2 stem: make_model('fast')")
     patches = (
         images.cpu().unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, _STEM_FILTERS // 2).double()
     )
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = (directions / (variances + 5e-4).sqrt()).T.flip(0).view(-1, 3, 2, 2).to(images.dtype)
-    stem = cast(nn.Conv2d, model[0])
     with torch.no_grad():
-        stem.weight.copy_(torch.cat([filters, -filters]))
+        cast(nn.Conv2d, stem).weight.copy_(torch.cat([filters, -filters]))
 
 
 def _conv_block(c_in: int, c_out: int, batchnorm: bool) -> list[nn.Module]:
@@ -337,8 +347,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_choice("name", self.name, MODELS)
-        require(_is_number(self.width) and 0 < self.width < float("inf"), "width", self.width, _WIDTHS)
-        require(_is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
+        require(
+            is_number(self.width) and self.width > 0, "width", self.width, "a positive factor; 0.5 halves every layer"
+        )
+        require(is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
         if self.activation is not None:
             require_choice("activation", self.activation, ACTIVATIONS)
 
@@ -353,19 +365,12 @@ class ModelConfig:
         Raises:
             ValueError: a field is unknown, the name is missing, or a value is not allowed.
         """
+        require(isinstance(values, Mapping), "values", values, "a mapping of names to values, as to_dict returns it")
         known = [field.name for field in fields(cls)]
         for name in values:
             require_choice("field", name, known)
         require("name" in values, "values", dict(values), "one with the name of a network")
         return cls(**values)
-
-
-_WIDTHS = "a positive factor; 0.5 halves every layer"
-
-
-def _is_number(value: object) -> bool:
-    """Return whether a value is an int or a float; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @runtime_checkable
@@ -398,8 +403,9 @@ def make_model(
             pools.
     """
     config = ModelConfig(name, width, dropout, activation)
-    require(num_classes >= 2, "num_classes", num_classes, "a classifier needs at least 2")
-    require(image_size >= 8, "image_size", image_size, "three pools halve it, so it must be at least 8")
+    require_whole("num_classes", num_classes, 2, "a whole number; a classifier needs at least 2")
+    require_whole("image_size", image_size, 8, "whole pixels; three pools halve it, so it must be at least 8")
+    require(is_whole(seed), "seed", seed, "a whole number")
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # the CPU's stream alone
         model = MODELS[name](num_classes, width, image_size)
@@ -442,7 +448,13 @@ def build_model(config: ModelConfig, train: _TrainingBatches, seed: int = 0) -> 
     Args:
         train: `data.Batches` of the training split.
         seed: of the weights, as in `make_model`.
+
+    Raises:
+        ValueError: no ModelConfig, no batches, or as in `make_model`.
     """
+    require(isinstance(config, ModelConfig), "config", config, "a ModelConfig, such as ModelConfig('cnn')")
+    known = all(hasattr(train, name) for name in ("class_names", "image_size", "device"))
+    require(known, "train", train, "data.Batches of the training split, such as make_batches returns")
     classes, size = len(train.class_names), train.image_size
     model = make_model(**config.to_dict(), num_classes=classes, image_size=size, seed=seed).to(train.device)
     if config.name == "fast":
