@@ -610,7 +610,7 @@ ROWS = {
             lambda p: predict(make_transfer_model(BACKBONE, 4), Batches(SPLIT, Normaliser((0,) * 3, (1,) * 3))),
             "normalised with ... make_batches",
         ),
-        ("a label of -100", lambda p: evaluate(NET, [(X, Y - 100)]), "labels[0] is -100; expected 0 to 3"),
+        ("a label of -100", lambda p: evaluate(NET, [(X, Y - 100)]), "label -100 at position 0; expected 0 to 3"),
     ],
     "training.callbacks": [
         ("no patience", lambda p: training.EarlyStopping(0), "patience=0 ... whole number of at least 1"),
