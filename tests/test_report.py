@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -75,9 +76,13 @@ def test_the_report_begins_with_the_hypotheses_beside_what_the_published_noteboo
     here = [verdict(hypothesis, False, "n = 1", judged=False) for hypothesis, _, _ in rows]
     text = format_table(here, ("hypothesis", "outcome", "measured"))
     cell = nbformat.v4.new_code_cell(outputs=[nbformat.v4.new_output("stream", text=f"{text}\n")])
-    (out / "notebooks").mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), out / "notebooks" / published.name)
-    page = write_report(out, RESULTS).read_text(encoding="utf-8")
+    executed = out / "notebooks" / published.name
+    executed.parent.mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), executed)
+    shutil.copy(ROOT / "notebooks" / "06_augmentation.ipynb", executed.parent)  # lies there, and was not executed
+    result = NotebookResult(published.stem, 1.0, 2**30, executed, None, b"")
+    page = write_report(out, [*RESULTS, result]).read_text(encoding="utf-8")
+    assert "06_augmentation" not in page
     first = page.index("What became of the hypotheses</h2>")
     assert (
         first

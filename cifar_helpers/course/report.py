@@ -51,7 +51,7 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     for path, fact in facts.items():
         by_notebook.setdefault(fact.get("notebook", "?"), []).append(_figure_block(path, fact))
     sections = {
-        "What became of the hypotheses": _verdicts_table(out / "notebooks"),
+        "What became of the hypotheses": _verdicts_table([result.executed for result in results]),
         "Runs": _results_table(rows),
         **{f"Figures of {name}": "\n".join(blocks) for name, blocks in by_notebook.items()},
         "Time and memory": _times_table(results),
@@ -71,10 +71,10 @@ def write_report(out: Path, results: list[NotebookResult]) -> Path:
     return page
 
 
-def _verdicts_table(notebooks: Path) -> str:
+def _verdicts_table(executed: list[Path]) -> str:
     """Return what the executed notebooks say of their hypotheses, beside what the published ones say."""
     rows = []
-    for path in sorted(notebooks.glob("*.ipynb")):
+    for path in filter(Path.is_file, executed):
         published = home_folder() / "notebooks" / path.name
         known = {row[0]: f"{row[1]}: {row[2]}" for row in read_verdicts(published)} if published.is_file() else {}
         rows += [[path.stem, *row, known.get(row[0], "–")] for row in read_verdicts(path)]
