@@ -92,19 +92,43 @@ def wrong_labels(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def batch_faults(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[str]:
-    """Return what is wrong with a normalised batch, each fault as a phrase: what came, and what is expected."""
-    if images.ndim != 4 or images.shape[1] != 3:
+    """Return what is wrong with a batch, each fault as a phrase: what came, and what is expected.
+
+    Images are float32 (B, channels, H, W); labels class numbers int64 (B,), or probabilities (B, C).
+    """
+    if images.ndim != 4 or (images.shape[1] not in (1, 3, 4) and images.shape[3] in (1, 3, 4)):
         return [f"images have shape {tuple(images.shape)}, expected (B, 3, H, W)"]
-    if images.dtype != torch.float32 or labels.dtype != torch.int64:
+    soft = labels.is_floating_point() and labels.shape == (len(images), num_classes)
+    if images.dtype != torch.float32 or not (soft or labels.dtype == torch.int64):
         return [f"types are {images.dtype} and {labels.dtype}, expected torch.float32 and torch.int64"]
-    mean, std, kinds = images.mean().item(), images.std().item(), labels.unique()
+    kinds = labels.unique()
     rules = {
         "images are not finite": bool(images.isfinite().all()),
-        f"images have mean {mean:.3f}, expected within 0.6 of 0 after normalisation": abs(mean) < 0.6,
-        f"images have standard deviation {std:.3f}, expected 0.35 to 2 after normalisation": 0.35 < std < 2,
-        f"labels run from {kinds[0]} to {kinds[-1]}, expected 0 to {num_classes - 1}": not len(
-            wrong_labels(labels, num_classes)
-        ),
-        f"all {len(labels)} labels are {kinds[0]}: is the order shuffled?": len(kinds) > 1 or len(labels) < 16,
+        f"labels run from {kinds[0]} to {kinds[-1]}, expected 0 to {num_classes - 1}": soft
+        or not len(wrong_labels(labels, num_classes)),
+        "labels are probabilities whose sum is not 1": not soft or bool(((labels.sum(1) - 1).abs() < 1e-3).all()),
     }
     return [fault for fault, holds in rules.items() if not holds]
+
+
+def batch_doubts(images: torch.Tensor) -> list[str]:
+    """Return what is unusual in normalised images (B, channels, H, W): a mean far from 0, a spread far from 1."""
+    mean, std = images.mean().item(), images.std().item()
+    channels = images.transpose(0, 1).flatten(1)
+    if _exchanged(channels.mean(1), channels.std(1)):
+        cause = "mean and standard deviation of the normalisation are exchanged"
+    elif std < 0.1:
+        cause = "there is hardly any contrast in them: are levels divided by 255 twice?"
+    elif images.min() >= 0 and images.max() <= 1:
+        cause = "images lie in [0, 1]: they are not normalised"
+    elif images.min() >= 0 and images.max() > 50:
+        cause = "images are levels up to 255: they are not normalised"
+    else:
+        cause = "expected about 0 and 1: is it normalised twice, or with another set's constants?"
+    usual = abs(mean) < 0.35 and 0.4 < std < 1.9
+    return [] if usual else [f"images have mean {mean:.3f} and standard deviation {std:.3f}; {cause}"]
+
+
+def _exchanged(means: torch.Tensor, stds: torch.Tensor) -> bool:
+    """Return whether (level - std) / mean was computed: then mean and spread of each channel add up to 1."""
+    return bool(((means + stds - 1).abs() < 0.06).all() and (means > 0.3).all())

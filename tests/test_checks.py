@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from cifar_helpers import checks
 from cifar_helpers._hashing import hash_tensors
 from cifar_helpers.checks import mutants
-from cifar_helpers.checks.checks import CHECKS, Check, Pipeline, dependency_matrix, run_checks
+from cifar_helpers.checks.checks import CHECKS, dependency_matrix
+from cifar_helpers.checks.pipeline import Check, Pipeline
+from cifar_helpers.checks.running import run_checks
 from cifar_helpers.data.batches import Batches, make_batches
 from cifar_helpers.data.datasets import Split
 from cifar_helpers.data.transforms import Normaliser

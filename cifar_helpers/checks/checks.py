@@ -1,11 +1,9 @@
-"""The recipe's sanity checks: each takes a `Pipeline`, returns a `Check`, and leaves everything as it found it.
+"""The recipe's thirteen checks: each takes a `Pipeline`, returns a `Check`, and leaves everything as it found it.
 
-`run_checks(model, make_batches(train, val))` runs them all on your own model and prints the table. No check is enough
-alone: the tests plant one bug after another (`mutants`) and ask which checks see it.
+No check is enough alone: the tests plant one bug after another (`mutants`) and ask which checks see it.
 """
 
 import copy
-import functools
 import itertools
 import math
 import statistics
@@ -18,20 +16,43 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import is_whole, require, require_choice, require_function, require_whole
-from cifar_helpers._contract import Batch, EpochBatches, Ordered, batch_faults
+from cifar_helpers._arguments import require
+from cifar_helpers._contract import Batch, batch_doubts, batch_faults
 from cifar_helpers._hashing import hash_tensors
-from cifar_helpers.runtime import deterministic_kernels, private_randomness, seed_everything
-from cifar_helpers.training.evaluation import evaluate, evaluating
+from cifar_helpers.checks.pipeline import (
+    Check,
+    Pipeline,
+    _adam,
+    _BrokenBatch,
+    _check,
+    _device_of,
+    _endless,
+    _forward,
+    _Found,
+    _gather,
+    _hard,
+    _is_ours,
+    _keep_time,
+    _loaders_randomness,
+    _logits_in,
+    _logits_of,
+    _NotApplicable,
+    _one_epoch,
+    _ordered,
+    _score,
+    _take_steps,
+    _training_logits,
+    _validation_batch,
+    serve,
+    training_batch,
+)
+from cifar_helpers.runtime import deterministic_kernels, seed_everything
 from cifar_helpers.training.loop import train_epoch
-from cifar_helpers.training.optim import make_optimizer
 
 __all__ = [
     "BASELINE_IMAGES",
     "BASELINE_STEPS",
     "CHECKS",
-    "Check",
-    "Pipeline",
     "baseline_scores",
     "check_baselines",
     "check_batches",
@@ -48,198 +69,20 @@ __all__ = [
     "check_zero_head",
     "dependency_matrix",
     "find_head",
-    "run_checks",
-    "serve",
-    "training_batch",
 ]
 
-_BATCH_SIZE = 64
 _OVERFIT_IMAGES, _OVERFIT_STEPS = 24, 400
-BASELINE_STEPS, _BASELINE_ROUNDS, BASELINE_IMAGES = 30, 6, 1000  # a round of each training; images that score it
+_NEAR_FLOOR, _TOWARDS_FLOOR = 0.01, 0.1  # of the way from the first loss to the lowest that the loss can have
+BASELINE_STEPS, BASELINE_IMAGES = 30, 1000  # steps of a round of training, images that score it
+_BLIND_STEPS = (15, 30, 60, 90, 120, 150, 180)  # when a network is asked whether it beats guessing
 _CAPACITY_STEPS, _CAPACITY_BATCHES, _CAPACITY_WIDTHS = 30, 8, (1 / 64, 1 / 16, 1 / 4)
 _FEWEST_IMAGES = 200  # for a validation accuracy that means something
 _EVALUATION_IMAGES = 131  # a prime, so that a batch size above 1 leaves a ragged last batch
 _DEPENDENCY_IMAGES = 6
-_NOT_EMPTY = "at least one batch, and again at every pass: a list, a DataLoader or data.Batches, no generator"
-
-
-# The optimizer that forgives most at the beginning of a project.
-_adam = functools.partial(make_optimizer, name="adam", lr=1e-3)
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """All that stands between the images and the reported number; every part can be your own.
-
-    Attributes:
-        model: images (B, 3, H, W) to logits (B, C).
-        train, val: `data.Batches`, or any re-iterables of batches (images, labels).
-        loss: logits and labels to the mean over the batch.
-        make_optimizer: the model to its optimizer.
-        train_epoch: called as `train_epoch(model, batches, optimizer, loss=loss)`, takes one step per batch.
-        evaluate: called as `evaluate(model, batches)`, returns a value with `loss` and `accuracy`, a fraction.
-        build: a width factor to a new model of that width; without it the capacity is not checked.
-        seed: of the order of the images and of everything else that is drawn.
-
-    Raises:
-        ValueError: the model is no Module, the seed no whole number, or another part no function.
-    """
-
-    model: nn.Module
-    train: Iterable[Batch]
-    val: Iterable[Batch]
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = metrics.cross_entropy
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = _adam
-    train_epoch: Callable = train_epoch
-    evaluate: Callable = evaluate
-    build: Callable[[float], nn.Module] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _require_module(self.model)
-        for name in (
-            "loss",
-            "make_optimizer",
-            "train_epoch",
-            "evaluate",
-            *(["build"] if self.build is not None else []),
-        ):
-            require_function(name, getattr(self, name))
-        require(is_whole(self.seed), "seed", self.seed, "a whole number")
-
-
-def _require_module(model: object) -> None:
-    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
-
-
-def _require_pipeline(name: str, pipeline: object) -> None:
-    require(isinstance(pipeline, Pipeline), name, pipeline, "a Pipeline(model, train, val); run_checks makes one")
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of one check. `passed` is None for a check that could not run; `why` then says what it needs."""
-
-    name: str
-    passed: bool | None
-    measured: float
-    bound: str
-    why: str
-
-    def __str__(self) -> str:
-        verdict = {True: "passed", False: "FAILED", None: "not run"}[self.passed]
-        measured = "" if math.isnan(self.measured) else f"{self.measured:.3g}"
-        return f"{verdict:9}{self.name:22}{measured:>10}  {self.bound:34}{'' if self.passed else self.why}".rstrip()
-
-
-class _NotApplicable(ValueError):
-    """The pipeline lacks what a check looks at; the message says what to pass."""
-
-
-# What the function of a check returns: passed, measured, bound, why.
-_Verdict = tuple[bool, float, str, str]
-
-
-def _check(name: str) -> Callable[[Callable[[Pipeline], _Verdict]], Callable[[Pipeline], Check]]:
-    """Turn a function from a Pipeline to (passed, measured, bound, why) into one that returns a `Check`.
-
-    The function gets a copy of the model and seeded random streams, so it may change both. An error that the pipeline
-    raises is a failed check. Forward hooks of the model are copied with it and run.
-    """
-
-    def decorate(function: Callable[[Pipeline], _Verdict]) -> Callable[[Pipeline], Check]:
-        @functools.wraps(function)
-        def run(pipeline: Pipeline) -> Check:
-            _require_pipeline("pipeline", pipeline)
-            with private_randomness(_device_of(pipeline.model)), _loaders_randomness(pipeline):
-                seed_everything(pipeline.seed)
-                try:
-                    return Check(name, *function(replace(pipeline, model=copy.deepcopy(pipeline.model))))
-                except _NotApplicable as error:
-                    return Check(name, None, math.nan, "", str(error))
-                except Exception as error:
-                    return Check(name, False, math.nan, "runs", f"{type(error).__name__}: {error}".splitlines()[0])
-
-        return run
-
-    return decorate
+_STEPPING_IMAGES, _STEPPING_BATCHES = 16, 4  # of a pass in which only gradients are looked at
 
 
 # --- what the checks are made of ---
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    """Return where the parameters are, or raise a ValueError if there are none."""
-    parameters = list(model.parameters())
-    require(bool(parameters), "model", type(model).__name__, "a network with parameters to train")
-    return parameters[0].device
-
-
-@contextmanager
-def _loaders_randomness(pipeline: Pipeline) -> Iterator[None]:
-    """Give the generators of DataLoaders and their samplers back the state that they had."""
-    holders = [x for batches in (pipeline.train, pipeline.val) for x in (batches, getattr(batches, "sampler", None))]
-    generators = [g for g in (getattr(x, "generator", None) for x in holders) if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-
-
-def _one_epoch(pipeline: Pipeline, epoch: int = 0) -> Iterator[Batch]:
-    """Return the training batches of an epoch, each of _BATCH_SIZE examples or fewer."""
-    if isinstance(pipeline.train, EpochBatches):
-        return pipeline.train.epoch(epoch, seed=pipeline.seed, batch_size=_BATCH_SIZE)
-    return ((images[:_BATCH_SIZE], labels[:_BATCH_SIZE]) for images, labels in pipeline.train)
-
-
-def _ordered(batches: Iterable[Batch]) -> Iterable[Batch]:
-    """Return the batches in their order, unchanged; a container without `ordered` is gone through as it is."""
-    return batches.ordered() if isinstance(batches, Ordered) else batches
-
-
-def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
-    """Return `steps` training batches over as many epochs as it takes."""
-    _require_pipeline("pipeline", pipeline)
-    require_whole("steps", steps, 0)
-    return itertools.islice(_endless(pipeline), steps)
-
-
-def _endless(pipeline: Pipeline) -> Iterator[Batch]:
-    """Yield the training batches of one epoch after the other, or raise a ValueError when an epoch has none."""
-    for epoch in itertools.count():
-        empty = True
-        for batch in _one_epoch(pipeline, epoch):
-            empty = False
-            yield batch
-        require(not empty, "train", "no batch", _NOT_EMPTY)
-
-
-def _gather(batches: Iterable[Batch], count: int) -> Batch:
-    """Return the first `count` examples of `batches`, as one batch."""
-    images, labels = [], []
-    for x, y in batches:
-        images.append(x)
-        labels.append(y)
-        if sum(map(len, labels)) >= count:
-            break
-    require(bool(labels), "batches", "no batch", _NOT_EMPTY)
-    return torch.cat(images)[:count], torch.cat(labels)[:count]
-
-
-def training_batch(pipeline: Pipeline, count: int = _BATCH_SIZE) -> Batch:
-    """Return the first `count` training examples of the first epoch."""
-    _require_pipeline("pipeline", pipeline)
-    require_whole("count", count)
-    return _gather(_one_epoch(pipeline), count)
-
-
-def _logits_of(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits (B, C) in evaluation mode."""
-    with evaluating(model):
-        return model(images).float()
 
 
 def find_head(model: nn.Module, num_classes: int) -> nn.Module:
@@ -272,89 +115,153 @@ def _redraw_head(model: nn.Module, num_classes: int, std: float) -> None:
 
 
 def _remove_dropout(model: nn.Module) -> nn.Module:
-    """Return the model with every dropout at 0, for checks in which two passes must agree."""
+    """Return the model with every dropout and stochastic depth at 0, for checks in which two passes must agree."""
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
+        for name in ("p", "drop_prob"):
+            if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
+                vars(module).update({name: 0.0} if name in vars(module) else {})
     return model
-
-
-def _training_logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the logits (B, C) in training mode, without a graph."""
-    with torch.no_grad():
-        return model.train()(images).float()
 
 
 def _train_copy(pipeline: Pipeline, batches: Iterable[Batch], model: nn.Module | None = None) -> nn.Module:
     """Return a copy of the model after one step on each of the batches."""
     model = copy.deepcopy(model or pipeline.model)
-    pipeline.train_epoch(model, list(batches), pipeline.make_optimizer(model), loss=pipeline.loss)
+    _take_steps(pipeline, model, pipeline.make_optimizer(model), batches)
     return model
+
+
+def _few(names: Iterable[str]) -> str:
+    """Return the first three names, and how many there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" … ({len(names)})" if len(names) > 3 else "")
 
 
 # --- the data ---
 
 
 @_check("batch contract")
-def check_batches(pipeline: Pipeline) -> _Verdict:
+def check_batches(pipeline: Pipeline) -> _Found:
     """Shape, type and range of images and labels, in training and validation."""
-    num_classes = _logits_of(pipeline.model, training_batch(pipeline, 2)[0]).shape[1]
-    batches = {"train": training_batch(pipeline), "val": _gather(_ordered(pipeline.val), _BATCH_SIZE)}
+    num_classes = _logits_of(pipeline, training_batch(pipeline, 2)[0]).shape[1]
+    batches = {"train": training_batch(pipeline), "val": _gather(_ordered(pipeline.val), pipeline.batch_size)}
     faults = [f"{name}: {fault}" for name, batch in batches.items() for fault in batch_faults(*batch, num_classes)]
-    return not faults, len(faults), "no fault", "; ".join(faults)
+    labels = _hard(batches["train"][1])
+    if len(labels) >= 16 and len(labels.unique()) == 1:
+        faults.append(f"train: all {len(labels)} labels are {labels[0]}: is the order shuffled?")
+    doubts = [] if faults else [f"{name}: {d}" for name, (x, _) in batches.items() for d in batch_doubts(x)]
+    why = "; ".join(faults or doubts)
+    return _Found(not faults + doubts, len(faults + doubts), "no fault", why, doubtful=not faults)
 
 
 @_check("round trip")
-def check_round_trip(pipeline: Pipeline) -> _Verdict:
+def check_round_trip(pipeline: Pipeline) -> _Found:
     """Normalised images decode to bytes, and these bytes normalise to exactly the same images."""
     normalisers: list[Any] = [getattr(batches, "normaliser", None) for batches in (pipeline.train, pipeline.val)]
     if None in normalisers:
         raise _NotApplicable("train and val need a normaliser, as data.Batches have")
     errors = []
     for normaliser, batches in zip(normalisers, (_one_epoch(pipeline), _ordered(pipeline.val)), strict=True):
-        images, _ = _gather(batches, _BATCH_SIZE)
+        images, _ = _gather(batches, pipeline.batch_size)
         errors.append((normaliser(normaliser.inverse(images)) - images).abs().max().item())
     levels = torch.arange(256, dtype=torch.uint8, device=images.device).expand(1, 3, 256, 256)
     exact = torch.equal(normalisers[0].inverse(normalisers[0](levels)), levels) and normalisers[0] == normalisers[1]
-    why = "train and val are not normalised as their normaliser says: are the constants another data set's?"
-    return exact and max(errors) == 0, max(errors), "= 0, in standard deviations", why
+    return _Found(
+        exact and max(errors) == 0,
+        max(errors),
+        "= 0, in standard deviations",
+        "train and val are not normalised as their normaliser says",
+        "take the mean and standard deviation of your own training images, for both",
+    )
 
 
 # --- the model, before training ---
 
 
 @_check("loss at init")
-def check_loss_at_init(pipeline: Pipeline) -> _Verdict:
+def check_loss_at_init(pipeline: Pipeline) -> _Found:
     """An untrained network must not prefer a class: the loss in training mode is about ln C."""
-    batches = [(_training_logits(pipeline.model, images), labels) for images, labels in serve(pipeline, 4)]
+    served = list(serve(pipeline, 4))
+    batches = [(_training_logits(pipeline, images), labels) for images, labels in served]
     num_classes = batches[0][0].shape[1]
     off = statistics.mean(pipeline.loss(*batch).item() for batch in batches) - math.log(num_classes)
-    why = "the inputs or the head are too large, or the loss is not the mean cross-entropy of logits"
-    return abs(off) < 0.4, off, f"within 0.4 of ln {num_classes}", why
+    why, remedy = _explain_first_loss(pipeline, *batches[0], served[0][0])
+    return _Found(abs(off) < 0.4, off, f"within 0.4 of ln {num_classes}", why, remedy, doubtful=math.isfinite(off))
 
 
-@_check("zero head")
-def check_zero_head(pipeline: Pipeline) -> _Verdict:
+def _explain_first_loss(
+    pipeline: Pipeline, logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor
+) -> tuple[str, str]:
+    """Return why the first loss is not ln C, and what to do about it."""
+    found, expected = pipeline.loss(logits, labels).item(), metrics.cross_entropy(logits, labels).item()
+    if not abs(found - expected) < 0.05 * abs(expected) + 1e-3:
+        below = ": NLLLoss takes log-probabilities" if found < 0 else ""
+        why = f"the loss, {found:.3g}, is not the mean cross-entropy of the logits, which is {expected:.3g}{below}"
+        return why, "pass logits to CrossEntropyLoss; squared error, BCE or focal loss are fine where they are meant"
+    if images.std() > 5:
+        return f"the inputs are too large: their standard deviation is {images.std():.3g}", "normalise the images"
+    spread, bias = logits.std().item(), _spread_of_bias(pipeline.model, logits.shape[1])
+    if bias > 0.5 * spread:
+        why = f"the bias of the head prefers classes before any is seen: it spreads by {bias:.2g}"
+        return why, "start from 0, or from the logarithm of how frequent each class is in this set"
+    why = f"the logits of the untrained network spread by {spread:.2g}: its head, or its weights, are too large"
+    return why, "draw the head smaller; harmless in networks that are known to start so"
+
+
+def _spread_of_bias(model: nn.Module, num_classes: int) -> float:
+    """Return the standard deviation of the bias of the head; 0 if there is none."""
+    with suppress(_NotApplicable):
+        bias = getattr(find_head(model, num_classes), "bias", None)
+        return 0.0 if bias is None else bias.std().item()
+    return 0.0
+
+
+@_check("zero head", "loss")
+def check_zero_head(pipeline: Pipeline) -> _Found:
     """With a head of zeros all classes are equally likely, and the loss is ln C to the last digit."""
-    images, labels = training_batch(pipeline, _BATCH_SIZE - 3)  # not the batch size that a loss might take for granted
-    num_classes = _logits_of(pipeline.model, images).shape[1]
+    images, labels = training_batch(pipeline, pipeline.batch_size - 3)  # not what a loss might take for granted
+    num_classes = _logits_of(pipeline, images).shape[1]
     _redraw_head(pipeline.model, num_classes, 0.0)
-    logits = _logits_of(pipeline.model, images)
+    logits = _logits_of(pipeline, images)
     if (logits != logits[0]).any():
         raise _NotApplicable("the last layer with a row of weights per class is not the head")
     off = pipeline.loss(logits, labels).item() - math.log(num_classes)
-    why = "the loss is not the mean cross-entropy: is it divided by another count, or is something added?"
-    return abs(off) < 1e-5, off, f"within 1e-5 of ln {num_classes}", why
+    bound = f"within 1e-5 of ln {num_classes}"
+    half = len(logits) // 2
+    twice = pipeline.loss(torch.cat([logits[:half]] * 2), torch.cat([labels[:half]] * 2)).item()
+    once = pipeline.loss(logits[:half], labels[:half]).item()
+    if abs(twice - once) > 1e-4 * abs(once):
+        why = f"the loss changes with the number of examples: {once:.3g} for {half}, {twice:.3g} for the same twice"
+        return _Found(False, off, bound, why, "divide by the number of labels of the batch that came")
+    if abs(off) < 1e-5 or not _moves_with_cross_entropy(pipeline, num_classes):
+        return _Found(True, off, bound if abs(off) < 1e-5 else "another loss than cross-entropy")
+    why = f"of logits that are all equal the loss is {off + math.log(num_classes):.4g}: something is added or scaled"
+    return _Found(False, off, bound, why, "is a penalty inside the loss? Then its value is no cross-entropy", True)
 
 
-def dependency_matrix(model: nn.Module, images: torch.Tensor, batchnorm_trains: bool = False) -> torch.Tensor:
+def _moves_with_cross_entropy(pipeline: Pipeline, num_classes: int) -> bool:
+    """Return whether the loss is a cross-entropy with a factor or something added, and no other loss."""
+    device = _device_of(pipeline.model)
+    labels = torch.arange(4 * num_classes, device=device) % num_classes
+    logits = [torch.randn(len(labels), num_classes, device=device) * scale for scale in (0.0, 1.0, 2.0)]
+    ours = [metrics.cross_entropy(x, labels).item() for x in logits]
+    theirs = [pipeline.loss(x, labels).item() for x in logits]
+    slopes = [(b - a) / (d - c) for (a, b), (c, d) in zip(itertools.pairwise(theirs), itertools.pairwise(ours))]  # noqa: B905
+    return abs(slopes[0] - slopes[1]) < 1e-3 * abs(slopes[0])
+
+
+def dependency_matrix(
+    model: nn.Module,
+    images: torch.Tensor,
+    batchnorm_trains: bool = False,
+    forward: Callable[[nn.Module, torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Return (N, N): the largest gradient of the logits of example i (row) with respect to image j (column).
 
     The logits are weighted at random, because some sums of outputs are constant. The model is in training mode, its
     BatchNorm in evaluation mode unless `batchnorm_trains`; modes are restored, buffers kept.
 
-    Raises:
-        ValueError: no Module, or no images (N, 3, H, W) as the network takes them.
+    Args:
+        forward: the model and images to logits, where the model itself is not that.
     """
     _require_module(model)
     right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
@@ -364,7 +271,7 @@ def dependency_matrix(model: nn.Module, images: torch.Tensor, batchnorm_trains: 
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(batchnorm_trains)
     images = images.detach().clone().requires_grad_()
-    logits = model(images)
+    logits = model(images) if forward is None else forward(model, images)
     weights = torch.linspace(1, 2, logits.shape[1], device=logits.device)
     weighted = logits @ weights
     gradients = [torch.autograd.grad(weighted[i], images, retain_graph=True)[0] for i in range(len(images))]
@@ -372,91 +279,231 @@ def dependency_matrix(model: nn.Module, images: torch.Tensor, batchnorm_trains: 
 
 
 @_check("dependency")
-def check_dependency(pipeline: Pipeline) -> _Verdict:
+def check_dependency(pipeline: Pipeline) -> _Found:
     """The logits of an example depend on its own image, and on no other: gradients elsewhere are exactly 0."""
     images, _ = training_batch(pipeline, _DEPENDENCY_IMAGES)
-    num_classes = _logits_of(pipeline.model, images).shape[1]
+    num_classes = _logits_of(pipeline, images).shape[1]
     with suppress(_NotApplicable):  # a head of zeros would hide its own image; without a head there is none to redraw
         _redraw_head(pipeline.model, num_classes, 0.1)
-    matrix = dependency_matrix(pipeline.model, images)
+    matrix = dependency_matrix(pipeline.model, images, forward=lambda model, x: _forward(pipeline, model, x))
     leak, own = (matrix - matrix.diag().diag()).max().item(), matrix.diag().min().item()
-    why = "examples of a batch mix: look for reshape, view, or a mean over the wrong axis"
-    return leak == 0 and own > 0, leak, "= 0 on other images, > 0 on its own", why if leak else "an input has no effect"
+    why = "an image has no effect on its own logits"
+    if leak:
+        why = "the logits of an image depend on other images of its batch"
+    remedy = "look for reshape or view in place of permute, and for a mean or softmax over the batch axis"
+    return _Found(leak == 0 and own > 0, leak, "= 0 on other images, > 0 on its own", why, remedy if leak else "")
 
 
 # --- the loop ---
 
 
-@_check("tensors that move")
-def check_movement(pipeline: Pipeline) -> _Verdict:
+@_check("tensors that move", "train_epoch", "make_optimizer")
+def check_movement(pipeline: Pipeline) -> _Found:
     """Three steps change every trainable tensor, and nothing that is frozen, BatchNorm's statistics included."""
     before = {name: tensor.clone() for name, tensor in pipeline.model.state_dict().items()}
-    trained = _train_copy(pipeline, serve(pipeline, 3))
-    after, rounding = trained.state_dict(), _only_rounding(trained)
-    must, must_not = _sort_tensors(pipeline.model)
+    gradients = _gradient_norms(pipeline)
+    trained = copy.deepcopy(pipeline.model)
+    optimizer = pipeline.make_optimizer(trained)
+    _take_steps(pipeline, trained, optimizer, serve(pipeline, 3))
+    after = trained.state_dict()
+    must, must_not = _sort_tensors(pipeline)
+    largest = max((norm for norm in gradients.values() if norm is not None), default=0.0)
+    rounding = {name for name, norm in gradients.items() if norm is not None and 0 < norm < 1e-5 * largest}
     stuck = [name for name in must if torch.equal(before[name], after[name]) and name not in rounding]
-    stuck += [name for name in must if not after[name].isfinite().all()]
+    spoiled = [name for name in must if not after[name].isfinite().all()]
     moved = [name for name in must_not if not torch.equal(before[name], after[name])]
-    faults = {"stuck": stuck, "frozen, and moved": moved}
-    why = "; ".join(_name_some(what, names) for what, names in faults.items() if names)
-    return not stuck and not moved, len(stuck + moved), "no tensor that does otherwise", why
+    bound = "no tensor that does otherwise"
+    if spoiled:
+        return _Found(False, len(spoiled), bound, f"no longer finite after three steps: {_few(spoiled)}")
+    if stuck:
+        why, remedy, doubtful = _explain_stuck(pipeline, trained, optimizer, stuck, gradients)
+        return _Found(False, len(stuck + moved), bound, why, remedy, doubtful)
+    why, remedy = f"frozen, and moved: {_few(moved)}", "keep BatchNorm in eval() after every train(), or let it train"
+    only_buffers = not any(name in gradients for name in moved) and pipeline.frozen is None
+    return _Found(not moved, len(moved), bound, why, remedy, doubtful=only_buffers)
 
 
-def _only_rounding(model: nn.Module) -> set[str]:
-    """Return the parameters whose gradient is nothing but rounding, as that of a bias in front of BatchNorm."""
-    norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-    return {name for name, norm in norms.items() if 0 < norm < 1e-5 * max(norms.values())}
+def _gradient_norms(pipeline: Pipeline) -> dict[str, float | None]:
+    """Return the norm of the gradient of every parameter, all heads together; None where none arrives."""
+    model = copy.deepcopy(pipeline.model).train()
+    images, labels = training_batch(pipeline)
+    heads = [_forward(pipeline, model, images)] if pipeline.forward else _logits_in(model(images))
+    total = sum(pipeline.loss(head, labels) for head in heads)
+    model.zero_grad()
+    if isinstance(total, torch.Tensor) and total.requires_grad:
+        total.backward()
+    return {name: None if p.grad is None else p.grad.norm().item() for name, p in model.named_parameters()}
 
 
-def _name_some(what: str, names: list[str]) -> str:
-    """Return the first three names, and how many there are."""
-    return f"{what}: {', '.join(names[:3])}" + (f" … ({len(names)})" if len(names) > 3 else "")
+def _explain_stuck(
+    pipeline: Pipeline,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stuck: list[str],
+    gradients: dict[str, float | None],
+) -> tuple[str, str, bool]:
+    """Return why parameters do not move, what to do about it, and whether it may be meant."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    trainable = [name for name, p in named.items() if p.requires_grad]
+    missing = [name for name in stuck if id(named[name]) not in held]
+    if missing and not held & {id(p) for p in named.values()}:
+        return (
+            "stuck: the optimizer holds none of the parameters of this model",
+            (
+                "make the optimizer of the model that is trained, after .to(device), and after the last layer is replaced"
+            ),
+            False,
+        )
+    if missing:
+        why = f"{len(missing)} trainable parameters are not in the optimizer: {_few(missing)}"
+        remedy = "make the optimizer after the last change of the model; if they are meant to stay: frozen=(…)"
+        return why, remedy, missing == trainable[: len(missing)]
+    lost = [name for name in stuck if gradients.get(name) is None]
+    if lost:
+        unused = [name for name in lost if not _is_used(pipeline, name)]
+        if unused == lost == stuck:
+            return f"never used in the forward pass: {_few(unused)}", "call the layer, or remove it", True
+        cut = [name for name in lost if name not in unused]
+        return (
+            f"no gradient reaches {_few(cut or unused)}, though the forward pass uses them",
+            ("look for detach(), .data, no_grad(), or a detour over NumPy"),
+            False,
+        )
+    return (
+        f"stuck: {_few(stuck)}, though a gradient reaches them",
+        ("look at the rate of the optimizer, and at what happens between backward() and step()"),
+        False,
+    )
 
 
-def _sort_tensors(model: nn.Module) -> tuple[list[str], list[str]]:
+def _is_used(pipeline: Pipeline, name: str) -> bool:
+    """Return whether the logits change if a parameter is set to NaN."""
+    model = copy.deepcopy(pipeline.model)
+    with torch.no_grad():
+        model.get_parameter(name).fill_(math.nan)
+    return not bool(_training_logits(pipeline, training_batch(pipeline, 8)[0], model).isfinite().all())
+
+
+def _sort_tensors(pipeline: Pipeline) -> tuple[list[str], list[str]]:
     """Return the names of the tensors that training must change, and of those that it must leave alone."""
+    model, frozen = pipeline.model, tuple(pipeline.frozen or ())
     parameters = dict(model.named_parameters())
-    must = [name for name, p in parameters.items() if p.requires_grad]
-    must_not = [name for name, p in parameters.items() if not p.requires_grad]
+    must = [name for name, p in parameters.items() if p.requires_grad and not name.startswith(frozen)]
+    must_not = [name for name, p in parameters.items() if name not in must]
     for prefix, module in model.named_modules():
-        own = list(module.parameters(recurse=False))
-        if own and not any(p.requires_grad for p in own):
+        own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+        if own and not set(own) & set(must):
             must_not += [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_buffers(recurse=False)]
-    return must, must_not
+    return must, [name for name in must_not if name in model.state_dict()]
 
 
 class _GradientRecorder(torch.optim.Optimizer):
-    """An optimizer that steps nowhere and keeps the gradient it was given at each step."""
+    """An optimizer that steps nowhere and keeps the gradient it was given at each step.
+
+    Attributes:
+        seen: the gradient at each step, all parameters in a row.
+        arrived: the sum of the norms of what backward passes have left since the last step; `backward`: ever.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__([p for p in model.parameters() if p.requires_grad], {"lr": 0.0})
         self.seen: list[torch.Tensor] = []
+        self.lost = 0
+        self.arrived, self.backward = 0.0, False
+        for parameter in self.param_groups[0]["params"]:
+            parameter.register_post_accumulate_grad_hook(self._note)
+
+    def _note(self, parameter: torch.Tensor) -> None:
+        self.arrived += 0.0 if parameter.grad is None else parameter.grad.norm().item()
+        self.backward = True
 
     def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         parameters = self.param_groups[0]["params"]
         gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         self.seen.append(torch.cat(gradients))
+        self.lost += int(self.arrived > 0 and self.seen[-1].norm().item() == 0)
+        self.arrived = 0.0
+        return loss
 
 
-@_check("fresh gradients")
-def check_fresh_gradients(pipeline: Pipeline) -> _Verdict:
+@_check("fresh gradients", "train_epoch")
+def check_fresh_gradients(pipeline: Pipeline) -> _Found:
     """The same batch at the same weights has the same gradient at every step: nothing is carried over."""
-    recorder, batch = _GradientRecorder(pipeline.model), training_batch(pipeline)
-    pipeline.model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
-    for _ in range(2):
-        pipeline.train_epoch(pipeline.model, [batch, batch], recorder, loss=pipeline.loss)
-    bound = "change < 0.001 from step to step"
-    if len(recorder.seen) != 4:
-        return False, math.nan, bound, f"{len(recorder.seen)} steps for 4 batches: call optimizer.step() once for each"
+    batches = max(_STEPPING_BATCHES, 2 * (pipeline.accumulate or 1))
+    recorder = _record_gradients(pipeline, batches)
+    steps, bound = len(recorder.seen), "change < 0.001 from step to step"
+    if steps == 0:
+        what = "optimizer.step()" if recorder.backward else "loss.backward(), then optimizer.step(),"
+        return _Found(False, math.nan, bound, f"{what} is never called", f"call {what} once for each batch")
     first = recorder.seen[0]
+    if recorder.lost:
+        why = "zero_grad() stands between backward() and step(): the step finds no gradient"
+        return _Found(False, math.nan, bound, why, "zero_grad(), backward(), step(), in this order")
     if first.norm() == 0:
-        return False, math.nan, bound, "no gradient arrives: call loss.backward() before optimizer.step()"
+        why = "no gradient arrives at the step" + ("" if recorder.backward else ": loss.backward() is never called")
+        return _Found(False, math.nan, bound, why, "call loss.backward() before optimizer.step()")
     growth = max(((gradient - first).norm() / first.norm()).item() for gradient in recorder.seen)
-    return growth < 1e-3, growth, bound, "gradients add up: call optimizer.zero_grad() at every step"
+    if growth >= 1e-3:
+        return _Found(
+            False,
+            growth,
+            bound,
+            "gradients add up from step to step",
+            "call optimizer.zero_grad() before every backward()",
+        )
+    if steps != 2 * batches:
+        return _judge_accumulation(pipeline, 2 * batches / steps, first, growth)
+    return _Found(True, growth, bound)
 
 
-@_check("same seed")
-def check_seed(pipeline: Pipeline) -> _Verdict:
+def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
+    """Return the gradients of two passes over so many times the same batch, at weights that stay."""
+    model = copy.deepcopy(pipeline.model)
+    recorder, batch = _GradientRecorder(model), training_batch(pipeline, min(_STEPPING_IMAGES, pipeline.batch_size))
+    model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
+    for _ in range(2):
+        _take_steps(pipeline, model, recorder, [batch] * batches)
+    return recorder
+
+
+def _judge_accumulation(pipeline: Pipeline, share: float, gradient: torch.Tensor, growth: float) -> _Found:
+    """Return the verdict on a loop that steps once for several batches, or several times for one."""
+    bound = "one step for each batch" if pipeline.accumulate is None else f"one for {pipeline.accumulate} batches"
+    if share < 1:
+        why = f"{1 / share:.3g} steps for each batch: does the function train for several epochs?"
+        return _Found(False, 1 / share, bound, why, "let it train for one epoch", doubtful=True)
+    longer = _record_gradients(pipeline, 16)
+    if len(longer.seen) == 2 and share == _STEPPING_BATCHES:
+        why = "one step an epoch, however many batches there are: optimizer.step() stands outside of the loop"
+        return _Found(False, share, bound, why, "indent optimizer.step() into the loop")
+    recorder, _ = longer, growth
+    count = round(32 / len(recorder.seen))
+    single = _single_gradient(pipeline)
+    factor = (gradient.norm() / single.norm()).item()
+    if factor > 1.5:
+        why = f"the gradients of {count} batches are added: the step is {factor:.3g} times as large as of one batch"
+        return _Found(False, factor, bound, why, "divide the loss by the number of batches that add up", doubtful=True)
+    meant = pipeline.accumulate == count
+    why = f"one step for {count} batches: their gradients accumulate"
+    return _Found(meant, count, bound, why, f"if that is meant: accumulate={count}", doubtful=True)
+
+
+def _single_gradient(pipeline: Pipeline) -> torch.Tensor:
+    """Return the gradient of one batch by the package's own loop."""
+    model = copy.deepcopy(pipeline.model)
+    recorder, batch = _GradientRecorder(model), training_batch(pipeline, min(_STEPPING_IMAGES, pipeline.batch_size))
+    seed_everything(pipeline.seed)
+    _take_steps(replace(pipeline, train_epoch=train_epoch), model, recorder, [batch])
+    return recorder.seen[0]
+
+
+@_check("same seed", "train_epoch")
+def check_seed(pipeline: Pipeline) -> _Found:
     """The same seed gives the same weights to the last bit; another epoch gives another order."""
     weights, on_cuda = [], _device_of(pipeline.model).type == "cuda"
     for _ in range(2):
@@ -465,54 +512,157 @@ def check_seed(pipeline: Pipeline) -> _Verdict:
             weights.append(_train_copy(pipeline, serve(pipeline, 3)).state_dict())
     differ = sum(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     shuffled = isinstance(pipeline.train, list | tuple) or not _same_order(pipeline)
-    why = (
-        "something draws without the seed" if differ else "every epoch has the same order: shuffle the training images"
-    )
-    return differ == 0 and shuffled, differ, "= 0 tensors, epochs differ", why
+    bound = "= 0 tensors, epochs differ"
+    if not shuffled:
+        return _Found(False, differ, bound, "every epoch has the same order", "shuffle the training images")
+    why = "something draws without the seed: two runs with one seed end with different weights"
+    remedy = "draw with torch, NumPy or random, and no generator of your own that is seeded once or not at all"
+    return _Found(differ == 0, differ, bound, why, remedy, doubtful=True)
 
 
 def _same_order(pipeline: Pipeline) -> bool:
     """Return whether the first batches of two epochs are the same."""
-    a, b = (_gather(_one_epoch(pipeline, epoch), _BATCH_SIZE) for epoch in (0, 1))
+    a, b = (_gather(_one_epoch(pipeline, epoch), pipeline.batch_size) for epoch in (0, 1))
     return torch.equal(a[1], b[1]) and torch.equal(a[0], b[0])
 
 
 # --- the model, trained for a few steps ---
 
 
-@_check("overfit a batch")
-def check_overfit(pipeline: Pipeline) -> _Verdict:
-    """A fixed batch of a few images is memorised, by cross-entropy and in training mode."""
-    images, labels = training_batch(pipeline, _OVERFIT_IMAGES)
-    model = _remove_dropout(pipeline.model)
+@dataclass(frozen=True)
+class _ByHeart:
+    """How well a fixed batch was learned: by the reader's loss and by accuracy, in training mode."""
+
+    loss: float
+    first: float
+    floor: float
+    accuracy: float
+    steps: int
+
+    def within(self, share: float) -> bool:
+        """Return whether all are right and the loss is within this share of the way to its floor."""
+        return self.accuracy == 1 and self.loss - self.floor < max(share * (self.first - self.floor), 1e-6)
+
+
+@_check("overfit a batch", "train_epoch", "make_optimizer", "loss")
+def check_overfit(pipeline: Pipeline) -> _Found:
+    """A fixed batch of a few images is memorised: all right in training mode, and the loss near the lowest it can be."""
+    images, labels = training_batch(pipeline, min(_OVERFIT_IMAGES, pipeline.batch_size))
+    start = _remove_dropout(pipeline.model)
+    model = copy.deepcopy(start)
+    found = _learn_by_heart(pipeline, model, images, labels)
+    bound = f"all right, loss near its floor {found.floor:.2g}" if abs(found.floor) > 1e-3 else "all right, loss near 0"
+    if found.within(_TOWARDS_FLOOR):
+        return _Found(True, found.loss, bound)
+    why, remedy, doubtful = _explain_floor(pipeline, start, model, images, labels, found)
+    return _Found(False, found.loss, bound, why, remedy, doubtful)
+
+
+def _learn_by_heart(pipeline: Pipeline, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> _ByHeart:
+    """Train on one batch until it is known or the steps are used up."""
     optimizer = pipeline.make_optimizer(model)
-    for _ in range(0, _OVERFIT_STEPS, 10):
-        found = metrics.sums(_training_logits(model, images), labels)
-        if found.loss < 0.01 and found.accuracy == 1:
+    first = _loss_on(pipeline, model, images, labels)
+    floor = _lowest_loss(pipeline, labels, _training_logits(pipeline, images, model).shape[1])
+    at_once = 10 if len(images) == _OVERFIT_IMAGES else 2
+    for steps in range(0, _OVERFIT_STEPS + 1, at_once):
+        logits = _training_logits(pipeline, images, model)
+        accuracy = (logits.argmax(1) == _hard(labels)).float().mean().item()
+        found = _ByHeart(pipeline.loss(logits, labels).item(), first, floor, accuracy, steps)
+        if found.within(_NEAR_FLOOR) or steps == _OVERFIT_STEPS or not math.isfinite(found.loss):
             break
-        pipeline.train_epoch(model, [(images, labels)] * 10, optimizer, loss=pipeline.loss)
-    why = _explain_floor(_training_logits(model, images), labels)
-    return found.loss < 0.01 and found.accuracy == 1, found.loss, f"< 0.01, all right, in {_OVERFIT_STEPS} steps", why
+        _keep_time(pipeline.deadline)
+        _take_steps(pipeline, model, optimizer, [(images, labels)] * at_once)
+    return found
 
 
-def _explain_floor(logits: torch.Tensor, labels: torch.Tensor) -> str:
-    """Return what a loss that no longer falls is known to come from."""
-    num_classes, found = logits.shape[1], metrics.sums(logits, labels)
-    shares = torch.bincount(labels).float() / len(labels)
-    floors = {
-        "ln C: nothing was learned": math.log(num_classes),
-        "ln(e + C - 1) - 1: a softmax before the cross-entropy": math.log(math.e + num_classes - 1) - 1,
-        "the entropy of the labels: images and labels do not stay together": _entropy(shares),
-    }
-    near = [cause for cause, floor in floors.items() if abs(found.loss - floor) < 0.02]
-    if near:
-        return f"stuck at {near[0]}"
-    losses = -logits.log_softmax(1).gather(1, labels[:, None]).flatten()
-    closed = (losses - math.log(num_classes)).abs() < 0.1
-    if closed.any() and (losses[~closed] < 0.1).all():
-        return f"{int(closed.sum())} of {found.count} images stay at ln C: is there a ReLU on the logits?"
-    slow = ", the loss is not yet low: label smoothing, or a small learning rate?" if found.accuracy == 1 else ""
-    return f"accuracy {found.accuracy:.0%} after {_OVERFIT_STEPS} steps{slow}"
+def _loss_on(pipeline: Pipeline, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return pipeline.loss(_training_logits(pipeline, images, model), labels).item()
+
+
+def _lowest_loss(pipeline: Pipeline, labels: torch.Tensor, num_classes: int) -> float:
+    """Return the lowest loss that logits of any size can reach on these labels, by descent on the logits alone."""
+    logits = torch.zeros(len(labels), num_classes, device=labels.device, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.3)
+    lowest = math.inf
+    with torch.enable_grad():
+        for _ in range(150):
+            loss = pipeline.loss(logits, labels)
+            lowest = min(lowest, loss.item())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return lowest
+
+
+def _explain_floor(
+    pipeline: Pipeline,
+    start: nn.Module,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    found: _ByHeart,
+) -> tuple[str, str, bool]:
+    """Return what a loss that no longer falls comes from, what to do, and whether it may be meant."""
+    logits, classes = _training_logits(pipeline, images, model), _hard(labels)
+    num_classes, scored = logits.shape[1], metrics.sums(logits, classes)
+    if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
+        return (
+            "stuck at ln(e + C - 1) - 1: a softmax before the cross-entropy",
+            ("return logits: the loss applies the softmax"),
+            False,
+        )
+    if (logits >= 0).all():
+        losses = -logits.log_softmax(1).gather(1, classes[:, None]).flatten()
+        closed = int(((losses - math.log(num_classes)).abs() < 0.1).sum())
+        return (
+            f"no logit is negative, {closed} of {scored.count} images stay at ln C: is there a ReLU on the logits?",
+            ("let the last layer be linear"),
+            False,
+        )
+    culprit = _exchange_parts(pipeline, start, images, labels)
+    if culprit:
+        return culprit
+    entropy = _entropy(torch.bincount(classes).float() / len(classes))
+    if abs(scored.loss - math.log(num_classes)) < 0.02:
+        return "stuck at ln C: nothing was learned", "", False
+    if abs(scored.loss - entropy) < 0.1 and scored.accuracy < 0.5:
+        return "stuck at the entropy of the labels: images and labels do not stay together", "", False
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    why = f"accuracy {scored.accuracy:.0%}, loss {found.loss:.3g} after {found.steps} steps"
+    if frozen and found.loss < found.first:
+        return f"{why}; {len(frozen)} tensors are frozen, and what is left learns it slowly", "", True
+    return why, "", found.accuracy == 1
+
+
+def _exchange_parts(
+    pipeline: Pipeline, start: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[str, str, bool] | None:
+    """Return which part prevents learning: the one that learns when the package's own stands in its place."""
+    trials = {}
+    if not _is_ours(pipeline, "train_epoch"):
+        trials["your loop"] = {"train_epoch": train_epoch}
+    if not _is_ours(pipeline, "make_optimizer"):
+        trials["your optimizer"] = {"make_optimizer": _adam}
+    if len(trials) == 2:
+        trials["your optimizer and your loop"] = {"train_epoch": train_epoch, "make_optimizer": _adam}
+    from dataclasses import replace
+
+    for part, others in trials.items():
+        with suppress(RuntimeError):
+            if _learn_by_heart(replace(pipeline, **others), copy.deepcopy(start), images, labels).accuracy == 1:
+                return _name_culprit(pipeline, start, part)
+    return None
+
+
+def _name_culprit(pipeline: Pipeline, start: nn.Module, part: str) -> tuple[str, str, bool]:
+    """Return what is known of the part that prevents learning."""
+    if part != "your optimizer":
+        ours = "the package's loop, step by step the same" if "loop" in part else "ours"
+        return f"nothing is learned with {part}, all with {ours}", "look at the order of the calls in your loop", False
+    group = pipeline.make_optimizer(copy.deepcopy(start)).param_groups[0]
+    decay = group.get("weight_decay", 0)
+    why = f"not learned with your optimizer (learning rate {group['lr']:g}, weight decay {decay:g}), but with Adam at 0.001"
+    return why, "look at its learning rate, weight decay, and the parameters that it holds", True
 
 
 def _entropy(shares: torch.Tensor) -> float:
@@ -520,24 +670,59 @@ def _entropy(shares: torch.Tensor) -> float:
     return -torch.special.xlogy(shares, shares).sum().item()
 
 
-@_check("beats blind")
-def check_baselines(pipeline: Pipeline) -> _Verdict:
-    """Trained on images it beats itself trained on zeros and on shuffled labels, on validation.
+@_check("beats blind", "train_epoch", "make_optimizer")
+def check_baselines(pipeline: Pipeline) -> _Found:
+    """Trained for a while, it is better on validation than whoever always guesses the most frequent class.
 
     It stops as soon as the difference is four standard errors.
     """
-    labels = _gather(_ordered(pipeline.val), BASELINE_IMAGES)[1]
-    largest = labels.bincount().max().item() / len(labels)
-    if len(labels) < _FEWEST_IMAGES or largest > 0.6:
+    images, labels = _validation_batch(pipeline, BASELINE_IMAGES if pipeline.batch_size == 64 else BASELINE_IMAGES // 2)
+    blind = labels.bincount().max().item() / len(labels)
+    if len(labels) < _FEWEST_IMAGES or blind > 0.6:
         raise _NotApplicable(f"needs {_FEWEST_IMAGES} validation images of which no class is more than 60 %")
-    for scores in itertools.islice(baseline_scores(pipeline), _BASELINE_ROUNDS):
-        require(all(0 <= score <= 1 for score in scores.values()), "accuracy", scores, "a fraction, no percentage")
-        blind = max(scores["zero images"], scores["shuffled labels"])
-        margin = 4 * math.sqrt(2 * max(blind, 0.01) * (1 - blind) / len(labels))
-        if scores["real"] - blind > margin:
-            break
-    why = "what it learns does not carry over to val: do images and labels belong together, in both?"
-    return scores["real"] - blind > margin, scores["real"] - blind, f"> {margin:.3f} of accuracy", why
+    margin = 4 * math.sqrt(2 * blind * (1 - blind) / len(labels))
+    model = copy.deepcopy(pipeline.model)
+    optimizer, served = pipeline.make_optimizer(model), _endless(pipeline)
+    for before, after in itertools.pairwise((0, *_BLIND_STEPS)):
+        _take_steps(pipeline, model, optimizer, list(itertools.islice(served, after - before)))
+        accuracy = _score(pipeline, model, [(images, labels)]).accuracy
+        require(accuracy is None or 0 <= accuracy <= 1, "accuracy", accuracy, "a fraction, no percentage")
+        accuracy = _accuracy(_logits_of(pipeline, images, model), labels) if accuracy is None else accuracy
+        if accuracy - blind > margin:
+            return _Found(True, accuracy - blind, f"> {margin:.3f} of accuracy")
+    why, remedy, doubtful = _explain_blindness(pipeline, model, images, labels, blind + margin, served)
+    return _Found(False, accuracy - blind, f"> {margin:.3f} of accuracy", why, remedy, doubtful)
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return (logits.argmax(1) == labels).float().mean().item()
+
+
+def _explain_blindness(
+    pipeline: Pipeline,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    wanted: float,
+    served: Iterator[Batch],
+) -> tuple[str, str, bool]:
+    """Return why a trained network is no better than guessing, what to do, and whether it may be meant."""
+    if _accuracy(_logits_of(pipeline, images, model), labels) > wanted:
+        why = "the network beats guessing, and your evaluation does not say so: does it evaluate another network?"
+        return (
+            why,
+            "an average of weights needs more steps than a check has; else let it use the model it is given",
+            True,
+        )
+    if _accuracy(_training_logits(pipeline, images, copy.deepcopy(model)), labels) > wanted:
+        momentum = {m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        why = f"it beats guessing in training mode alone; momentum of BatchNorm: {momentum or 'none'}"
+        return why, "the statistics of evaluation need more steps, or do not follow", True
+    trained = _gather(itertools.islice(served, 8), 8 * pipeline.batch_size)
+    if _accuracy(_training_logits(pipeline, trained[0], copy.deepcopy(model)), _hard(trained[1])) > wanted:
+        return "what it learns does not carry over to val", "do images and labels belong together, in both?", False
+    why = f"after {_BLIND_STEPS[-1]} steps it does no better than guessing on training images either"
+    return why, "do images and labels belong together? Is the learning rate right?", False
 
 
 def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
@@ -551,8 +736,8 @@ def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
         pool, scores = list(itertools.islice(served, BASELINE_STEPS)), {}
         for name, (spoil_images, spoil_labels) in _SPOILED.items():
             batches = [(spoil_images(x), spoil_labels(y)) for x, y in pool]
-            pipeline.train_epoch(models[name], batches, optimizers[name], loss=pipeline.loss)
-            scores[name] = pipeline.evaluate(models[name], [(spoil_images(images), labels)]).accuracy
+            _take_steps(pipeline, models[name], optimizers[name], batches)
+            scores[name] = _score(pipeline, models[name], [(spoil_images(images), labels)]).accuracy
         yield scores
 
 
@@ -575,73 +760,150 @@ _SPOILED: dict[str, tuple[_Change, _Change]] = {
 
 
 @_check("capacity")
-def check_capacity(pipeline: Pipeline) -> _Verdict:
+def check_capacity(pipeline: Pipeline) -> _Found:
     """With equal steps on the same images, a wider network reaches a lower training loss."""
     if pipeline.build is None:
         raise _NotApplicable("pass build=, a function from a width factor to a model")
     losses = _capacity_losses(pipeline, pipeline.build)
     drop = min(a - b for a, b in itertools.pairwise(losses))
-    why = "more units do not help: is the width passed on, is there a bottleneck?"
-    return drop > 0.01, drop, "> 0.01 lower at every step up", why
+    why, remedy = "more units do not help", "is the width passed on, is there a bottleneck?"
+    return _Found(drop > 0.01, drop, "> 0.01 lower at every step up", why, remedy)
 
 
 def _capacity_losses(pipeline: Pipeline, build: Callable[[float], nn.Module]) -> list[float]:
     """Return the training loss of models of growing width after equal steps on the same images."""
     pool = list(serve(pipeline, _CAPACITY_BATCHES))
-    whole = _gather(pool, _CAPACITY_BATCHES * _BATCH_SIZE)
+    images, labels = _gather(pool, _CAPACITY_BATCHES * pipeline.batch_size)
     losses = []
     for width in _CAPACITY_WIDTHS:
         batches = itertools.islice(itertools.cycle(pool), _CAPACITY_STEPS)
         model = _train_copy(pipeline, batches, build(width).to(_device_of(pipeline.model)))
-        losses.append(metrics.sums(_training_logits(model, whole[0]), whole[1]).loss)
+        losses.append(metrics.sums(_training_logits(pipeline, images, model), _hard(labels)).loss)
     return losses
 
 
 # --- the evaluation ---
 
 
-@_check("evaluation agrees")
-def check_evaluation(pipeline: Pipeline) -> _Verdict:
+@_check("evaluation agrees", "evaluate")
+def check_evaluation(pipeline: Pipeline) -> _Found:
     """The result depends neither on the batch size nor on the order, and the images are the same at every pass."""
-    images, labels = _gather(_ordered(pipeline.val), _EVALUATION_IMAGES)
-    whole = pipeline.evaluate(pipeline.model, [(images, labels)])
+    count = _EVALUATION_IMAGES if pipeline.batch_size == 64 else 61
+    images, labels = _validation_batch(pipeline, count)
+    bound = "loss differs < 0.01 %, same hits"
+    if not torch.equal(images, _validation_batch(pipeline, count)[0]):
+        why = "validation images change from pass to pass: are they augmented?"
+        return _Found(False, math.nan, bound, why, "give validation a transform of its own, without anything random")
+    with _watching(pipeline.model) as seen:
+        whole = _score(pipeline, pipeline.model, [(images, labels)])
+    if seen.training:
+        why = f"the evaluation runs in training mode: {_few(sorted(seen.training))}"
+        return _Found(False, len(seen.training), bound, why, "call model.eval() before it")
+    again = _score(pipeline, pipeline.model, [(images, labels)])
+    if (again.loss, again.accuracy) != (whole.loss, whole.accuracy):
+        why = "the evaluation is random: the same images, scored twice, have different scores"
+        return _Found(False, math.nan, bound, why, "F.dropout needs training=self.training; nn.Dropout knows the mode")
     ways = [list(zip(images.split(size), labels.split(size), strict=True)) for size in (1, 7)]
-    others = [pipeline.evaluate(pipeline.model, way) for way in (*ways, [(images.flip(0), labels.flip(0))])]
-    off = max(abs(other.loss / whole.loss - 1) for other in others)
-    same_correct = all(abs(other.accuracy - whole.accuracy) < 0.5 / len(labels) for other in others)
-    same_images = torch.equal(images, _gather(_ordered(pipeline.val), _EVALUATION_IMAGES)[0])
-    why = "look for train mode, a mean of batch means, or a batch that mixes"
-    why = why if same_images else "validation images change from pass to pass: are they augmented?"
-    return off < 1e-4 and same_correct and same_images, off, "loss differs < 0.01 %, same hits", why
+    others = [_score(pipeline, pipeline.model, way) for way in (*ways, [(images.flip(0), labels.flip(0))])]
+    off = max(_difference(other.loss, whole.loss, abs(whole.loss or 1)) for other in others)
+    wrong = [other for other in others if _difference(other.accuracy, whole.accuracy, 1) >= 0.5 / len(labels)]
+    if off < 1e-4 and not wrong:
+        return _Found(True, off, bound)
+    if wrong or not _is_mean_of_means(pipeline, ways[1], others[1]):
+        why = "the score depends on how the images are cut into batches: a mean of batch means, or a batch that mixes"
+        return _Found(False, off, bound, why, "add up hits and losses over the examples, and divide once")
+    why = "the loss is a mean of batch means, in which a smaller last batch counts too much"
+    return _Found(False, off, bound, why, "weigh each batch by its number of examples", doubtful=True)
 
 
-@_check("evaluation, no trace")
-def check_no_trace(pipeline: Pipeline) -> _Verdict:
+def _difference(a: float | None, b: float | None, scale: float) -> float:
+    """Return by how much two reported numbers differ; 0 if none was reported."""
+    return 0.0 if a is None or b is None else abs(a - b) / scale
+
+
+def _is_mean_of_means(pipeline: Pipeline, batches: list[Batch], reported: Any) -> bool:
+    """Return whether a reported loss is the mean of those of the batches."""
+    losses = [pipeline.loss(_logits_of(pipeline, images), labels).item() for images, labels in batches]
+    return abs(statistics.mean(losses) / reported.loss - 1) < 1e-4
+
+
+@dataclass
+class _Seen:
+    """What was seen of a model while it ran: the modules that draw or count in training mode; a graph; calls."""
+
+    training: set[str]
+    graph: bool = False
+    calls: int = 0
+
+
+@contextmanager
+def _watching(model: nn.Module) -> Iterator[_Seen]:
+    """Watch in which mode a model and its parts are called."""
+    seen, handles = _Seen(set()), []
+    for name, module in model.named_modules():
+        kind = type(module).__name__
+        matters = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if matters or ("Drop" in kind and getattr(module, "p", 1) != 0):
+            handles.append(
+                module.register_forward_pre_hook(lambda m, _, n=name: seen.training.add(n) if m.training else None)
+            )
+    handles.append(model.register_forward_pre_hook(lambda *_: _note_call(seen)))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _note_call(seen: _Seen) -> None:
+    seen.calls += 1
+    seen.graph = seen.graph or torch.is_grad_enabled()
+
+
+@_check("evaluation, no trace", "evaluate")
+def check_no_trace(pipeline: Pipeline) -> _Found:
     """Evaluation leaves modes, buffers and gradients as they were, also when a batch raises in the middle."""
-    model, batch = pipeline.model.train(), _gather(_ordered(pipeline.val), _DEPENDENCY_IMAGES)
+    model, batch = pipeline.model.train(), _validation_batch(pipeline, _DEPENDENCY_IMAGES)
     modules = list(model.modules())
     modules[-1].eval()
     before = [module.training for module in modules], _state_digest(model)
-    left = []
-    for what, batches in (("afterwards", [batch]), ("after an error in a batch", _failing(batch))):
+    left, state = [], False
+    for what, breaks_at in (("afterwards", None), ("after an error in a batch", 1)):
         with suppress(_BrokenBatch):
-            pipeline.evaluate(model, batches)
-        if ([module.training for module in modules], _state_digest(model)) != before:
+            _score(pipeline, model, [batch] if breaks_at is None else [batch, batch], breaks_at)
+        modes, digest = [module.training for module in modules], _state_digest(model)
+        state = state or digest != before[1]
+        if (modes, digest) != before:
             left.append(what)
-    why = (
-        f"modes, buffers or gradients differ {' and '.join(left)}: restore every submodule's mode, in a finally clause"
+    where = " and ".join(left)
+    if state:
+        why = f"evaluation changes weights, buffers or gradients, {where}"
+        return _Found(False, len(left), "no difference", why, "call model.eval(), and nothing that trains")
+    again = not left or _trains_again(pipeline, model)
+    why = f"the modes of the network differ {where}" + ("" if again else ", and your loop does not call model.train()")
+    remedy = "restore every submodule's mode, in a finally clause" + (
+        "; harmless if each epoch begins with model.train()" if again else ", and begin every epoch with model.train()"
     )
-    return not left, len(left), "no difference", why
+    return _Found(not left, len(left), "no difference", why, remedy, doubtful=again)
 
 
-class _BrokenBatch(Exception):
-    """Raised by `_failing`, and caught."""
+def _trains_again(pipeline: Pipeline, model: nn.Module) -> bool:
+    """Return whether the loop puts a model that is in evaluation mode into training mode."""
+    model = copy.deepcopy(model).eval()
+    with _watching_mode(model) as modes:
+        _take_steps(pipeline, model, pipeline.make_optimizer(model), [training_batch(pipeline, 4)])
+    return all(modes)
 
 
-def _failing(batch: Batch) -> Iterator[Batch]:
-    """Yield one batch, then raise."""
-    yield batch
-    raise _BrokenBatch
+@contextmanager
+def _watching_mode(model: nn.Module) -> Iterator[list[bool]]:
+    """Collect whether the model is in training mode whenever it is called."""
+    modes: list[bool] = []
+    handle = model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    try:
+        yield modes
+    finally:
+        handle.remove()
 
 
 def _state_digest(model: nn.Module) -> str:
@@ -669,43 +931,3 @@ CHECKS: tuple[Callable[[Pipeline], Check], ...] = (
     check_evaluation,
     check_no_trace,
 )
-
-
-def run_checks(
-    model: nn.Module,
-    data: tuple[Iterable[Batch], Iterable[Batch]],
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = metrics.cross_entropy,
-    **parts: Any,
-) -> list[Check]:
-    """Run every check on your own model, print one row each as it finishes, and return them.
-
-    Args:
-        data: training and validation batches, as `data.make_batches` returns them or as two lists of batches.
-        parts: your own make_optimizer, train_epoch, evaluate, build or seed, as in `Pipeline`.
-
-    Raises:
-        ValueError: model and batches are on different devices, the batches can be gone through only once, or an
-            argument is of another kind.
-    """
-    pair = isinstance(data, list | tuple) and len(data) == 2
-    require(pair, "data", data, "two sets of batches, (train, val), as make_batches returns them")
-    for name in parts:
-        require_choice("part", name, ("make_optimizer", "train_epoch", "evaluate", "build", "seed"))
-    pipeline = Pipeline(model, *data, loss, **parts)
-    with private_randomness(_device_of(model)), _loaders_randomness(pipeline):
-        firsts = [_first_batch("train", pipeline.train), _first_batch("val", pipeline.val)]
-    here = _device_of(model)
-    for images, _ in firsts:
-        require(images.device.type == here.type, "model", str(here), f"batches are on {images.device}: move one")
-    found = []
-    for run in CHECKS:
-        found.append(run(pipeline))
-        print(found[-1], flush=True)
-    return found
-
-
-def _first_batch(name: str, batches: Iterable[Batch]) -> Batch:
-    """Return the first batch, or raise a ValueError if there is none, or would be none at the next pass."""
-    first = [] if isinstance(batches, Iterator) else list(itertools.islice(_ordered(batches), 1))
-    require(bool(first), name, "no batch", _NOT_EMPTY)
-    return first[0]

@@ -1,0 +1,375 @@
+"""The three usual shapes of other people's loops, as the functions that a `Pipeline` takes.
+
+1. `train(model, loader, optimizer, loss)` with these in any order, under any usual name, and with device, epoch, scaler
+   or scheduler among them;
+2. `train(epoch)`, which finds network, loader and optimizer among the names of its module or notebook;
+3. an evaluation that returns a number, a pair or a mapping, in percent or as a fraction.
+"""
+
+import copy
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cifar_helpers import metrics
+
+__all__ = ["NotAdaptable", "Reported", "adapt_evaluation", "adapt_training", "copy_optimizer", "optimizer_in"]
+
+_LOADERS = (
+    "batches loader dataloader dl data iterator dataiter trainloader traindataloader traindl trainbatches trainiter"
+)
+_LOADERS += " valloader valdataloader valdl validloader validationloader testloader testdataloader testdl evalloader"
+_ROLES = {
+    "model": ["model", "net", "network", "module", "classifier"],
+    "batches": _LOADERS.split(),
+    "optimizer": ["optimizer", "optim", "opt", "optimiser"],
+    "loss": ["loss", "criterion", "lossfn", "lossfunction", "lossfunc", "losscriterion", "objective"],
+    "device": ["device", "dev"],
+    "epoch": ["epoch", "ep", "e", "epochindex", "epochnum", "epochnumber", "currentepoch"],
+    "epochs": ["epochs", "numepochs", "nepochs", "maxepochs"],
+    "scheduler": ["scheduler", "lrscheduler", "sched"],
+    "scaler": ["scaler", "gradscaler"],
+}
+
+
+class NotAdaptable(ValueError):
+    """A function has a shape that is not known; the message says what it must accept."""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What an evaluation reported; None for what it did not.
+
+    Attributes:
+        accuracy: a fraction.
+        percent: it was given in percent.
+    """
+
+    loss: float | None
+    accuracy: float | None
+    percent: bool = False
+
+
+# --- the reader's optimizer, for a copy of her model ---
+
+
+def copy_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Return a function from a copy of `model` to a copy of `optimizer`, with its state, over the copy's parameters.
+
+    What the optimizer holds and the model does not stays foreign to every copy.
+    """
+
+    def make(other: nn.Module) -> torch.optim.Optimizer:
+        pairs = list(zip(model.parameters(), other.parameters(), strict=False))
+        if len(pairs) != len(list(model.parameters())) or any(p.shape != q.shape for p, q in pairs):
+            values = {k: v for k, v in optimizer.param_groups[0].items() if k in optimizer.defaults}
+            return type(optimizer)(other.parameters(), **values)  # type: ignore[call-arg]  # another width
+        return copy.deepcopy(optimizer, {id(p): q for p, q in pairs})
+
+    return make
+
+
+def _copy_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> Any:
+    """Return a copy of a scheduler that sets the rates of this optimizer."""
+    return copy.deepcopy(scheduler, {id(getattr(scheduler, "optimizer", None)): optimizer})
+
+
+# --- first shape: everything is an argument ---
+
+
+def _roles(function: Callable) -> dict[str, str] | None:
+    """Return the roles of a function's parameters by their names; None if one that it needs has no known name."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        plain = re.sub("[^a-z]", "", name.lower())
+        role = next((role for role, names in _ROLES.items() if plain in names), None)
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if role and named and role not in found.values():
+            found[name] = role
+        elif named and parameter.default is parameter.empty:
+            return None
+    return found
+
+
+def _call(function: Callable, roles: Mapping[str, str], parts: Mapping[str, Any]) -> Any:
+    """Call a function with the parts that its parameters stand for; what is not there keeps its default."""
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+    given = {name: parts.get(role) for name, role in roles.items()}
+    keep = {n for n, r in roles.items() if defaults[n] is not inspect.Parameter.empty and r not in ("model", "batches")}
+    keep = {n for n in keep if given[n] is None or roles[n] in ("device", "epoch", "epochs")}
+    return function(**{name: value for name, value in given.items() if name not in keep})
+
+
+def _parts(model: nn.Module, batches: Any, optimizer: Any, loss: Any, scheduler: Any) -> dict[str, Any]:
+    """Return what a loop may ask for, by its role."""
+    device = next(model.parameters()).device
+    scaler = torch.amp.GradScaler(device.type, enabled=False)
+    scheduled = None if scheduler is None or optimizer is None else _copy_scheduler(scheduler, optimizer)
+    parts = {"model": model, "batches": batches, "optimizer": optimizer, "loss": loss, "device": device}
+    return parts | {"epoch": 0, "epochs": 1, "scaler": scaler, "scheduler": scheduled}
+
+
+# --- second shape: everything is a name of the module ---
+
+
+def _spaces(function: Callable) -> tuple[dict[str, Any], dict[str, types.CellType]]:
+    """Return the names of the module of a function, and the variables of the function around it."""
+    function = inspect.unwrap(function)
+    closure = getattr(function, "__closure__", None) or ()
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    return getattr(function, "__globals__", {}), dict(zip(names, closure, strict=False))
+
+
+def _known(function: Callable) -> dict[str, Any]:
+    """Return the values that a function, or what it calls by name in its module, may see, by their names."""
+    space, cells = _spaces(function)
+    return {**space, **{name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}}
+
+
+def _filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # a variable that is not yet set
+        return False
+
+
+def _names_in(code: types.CodeType) -> set[str]:
+    """Return the names that a piece of code reads outside of itself."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return {*code.co_names, *code.co_freevars}.union(*map(_names_in, inner))
+
+
+def optimizer_in(function: Callable, model: nn.Module) -> torch.optim.Optimizer | None:
+    """Return the only optimizer that a function names outside of its arguments; None if there is no such one."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    named = _names_in(code) if code else set()
+    found = [v for name, v in _known(function).items() if name in named and isinstance(v, torch.optim.Optimizer)]
+    return found[0] if len(found) == 1 else None
+
+
+@contextmanager
+def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterator[set[int]]:
+    """Let every name that a function can see and that stands for the first of a pair stand for the second.
+
+    Afterwards every name is as it was, what the function counted or collected included. Yields the ids of the first
+    values that were found.
+    """
+    space, cells = _spaces(function)
+    new = {id(old): value for old, value in exchanged}
+    found = {id(value) for value in _known(function).values()} & set(new)
+    kept = dict(space)
+    held = {name: copy.copy(value) for name, value in space.items() if type(value) in (list, dict, set)}
+    inside = {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
+    space.update({name: new[id(value)] for name, value in kept.items() if id(value) in new})
+    for name, value in inside.items():
+        cells[name].cell_contents = new.get(id(value), value)
+    try:
+        yield found
+    finally:
+        for name in set(space) - set(kept):
+            del space[name]
+        space.update(kept)
+        for name, value in held.items():
+            _refill(kept[name], value)
+        for name, value in inside.items():
+            cells[name].cell_contents = value
+
+
+def _refill(container: Any, values: Any) -> None:
+    """Give a list, dict or set the contents that it had."""
+    if len(container) != len(values) or list(container) != list(values):
+        container.clear()
+        container.extend(values) if isinstance(container, list) else container.update(values)
+
+
+def _wrapped(model: nn.Module, known: Iterable[Any]) -> list[tuple[nn.Module, Callable[[nn.Module], nn.Module]]]:
+    """Return what else stands for the model, DataParallel or compiled, and how to make it of a copy."""
+    around = [v for v in known if isinstance(v, nn.Module) and v is not model]
+    return [(v, lambda m: m) for v in around if getattr(v, "module", getattr(v, "_orig_mod", None)) is model]
+
+
+# --- a training loop ---
+
+
+def adapt_training(
+    function: Callable,
+    model: nn.Module,
+    train: Iterable[Any],
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> Callable[..., Any]:
+    """Return `function` as one that is called as `train_epoch(model, batches, optimizer, loss=loss)`.
+
+    Args:
+        function: takes what it needs by usual names, in any order, or finds `model`, `train` and `optimizer` themselves
+            among the names of its module.
+        optimizer, scheduler: yours; whatever scheduler the function uses is bound to the optimizer it is given.
+
+    Raises:
+        NotAdaptable: it has another shape.
+    """
+    roles = _roles(function)
+    if roles is not None and {"model", "batches"} <= set(roles.values()):
+        return lambda m, batches, o, loss: _call(function, roles, _parts(m, batches, o, loss, scheduler))
+    if _takes_contract(function):
+        return function
+    known = [] if roles is None else list(_known(function).values())
+    if any(value is model for value in known) or _wrapped(model, known):
+        return _training_by_names(function, roles or {}, model, train, optimizer, scheduler)
+    raise NotAdaptable(
+        f"your train function {_signature(function)} must accept (model, batches, optimizer, loss=…), or find the very "
+        "model and loader that run_checks is given among the names of its module"
+    )
+
+
+def _takes_contract(function: Callable) -> bool:
+    """Return whether a function can be called as `train_epoch(model, batches, optimizer, loss=loss)`."""
+    try:
+        inspect.signature(function).bind(None, None, None, loss=None)
+    except TypeError:
+        return False
+    return True
+
+
+def _signature(function: Callable) -> str:
+    return f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
+
+
+def _training_by_names(
+    function: Callable,
+    roles: Mapping[str, str],
+    model: nn.Module,
+    train: Iterable[Any],
+    optimizer: torch.optim.Optimizer | None,
+    scheduler: Any,
+) -> Callable[..., Any]:
+    """Return a loop that finds its parts by name as one that is given them."""
+
+    def train_epoch(m: nn.Module, batches: Any, o: torch.optim.Optimizer, loss: Any) -> Any:
+        known = list(_known(function).values())
+        schedulers = [v for v in known if optimizer is not None and getattr(v, "optimizer", None) is optimizer]
+        pairs: list[tuple[Any, Any]] = [(model, m), (train, batches), (optimizer, o)]
+        pairs += [(old, make(m)) for old, make in _wrapped(model, known)]
+        pairs += [(old, _copy_scheduler(old, o)) for old in schedulers]
+        with _in_place_of(function, [(old, new) for old, new in pairs if old is not None]):
+            return _call(function, roles, _parts(m, batches, o, loss, scheduler))
+
+    return train_epoch
+
+
+# --- an evaluation ---
+
+
+def adapt_evaluation(
+    function: Callable, model: nn.Module, val: Iterable[Any], loss: Callable, like: metrics.Sums | None = None
+) -> Callable[..., Any]:
+    """Return `function` as one that is called as `evaluate(model, batches)` and returns `loss` and `accuracy`.
+
+    Args:
+        function: as in `adapt_training`; returns an object with `loss` and `accuracy`, a mapping, a pair, or a number.
+        like: what the first call should find; by it a pair in the order (accuracy, loss) is known, and percent.
+
+    Raises:
+        NotAdaptable: it has another shape, or, when it is called, returns none of these.
+    """
+    call, read = _evaluation_call(function, model, val, loss), _ResultReader(like)
+    return lambda m, batches: read(call(m, batches))
+
+
+def _evaluation_call(function: Callable, model: nn.Module, val: Iterable[Any], loss: Callable) -> Callable[..., Any]:
+    roles = _roles(function)
+    if roles is not None and {"model", "batches"} <= set(roles.values()):
+        return lambda m, batches: _call(function, roles, _parts(m, batches, None, loss, None))
+    known = [] if roles is None else list(_known(function).values())
+    if roles is not None and (any(value is model for value in known) or _wrapped(model, known)):
+        return lambda m, batches: _evaluate_by_names(function, roles, model, val, m, batches, loss)
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        raise NotAdaptable(
+            f"your evaluate function {_signature(function)} must accept (model, batches), or find the very model and "
+            "loader that run_checks is given among the names of its module"
+        ) from None
+    return function
+
+
+def _evaluate_by_names(
+    function: Callable,
+    roles: Mapping[str, str],
+    model: nn.Module,
+    val: Iterable[Any],
+    m: nn.Module,
+    batches: Any,
+    loss: Any,
+) -> Any:
+    pairs = [(model, m), (val, batches), *((old, make(m)) for old, make in _wrapped(model, _known(function).values()))]
+    with _in_place_of(function, pairs):
+        return _call(function, roles, _parts(m, batches, None, loss, None))
+
+
+class _ResultReader:
+    """Reads loss and accuracy out of what an evaluation returns; the first result decides how."""
+
+    def __init__(self, like: metrics.Sums | None) -> None:
+        self.like, self.swapped, self.percent = like, False, False
+
+    def __call__(self, result: Any) -> Any:
+        """Return loss and accuracy, or raise NotAdaptable if there is no number in the result."""
+        if hasattr(result, "loss") and hasattr(result, "accuracy"):
+            return result
+        loss, accuracy = _in_mapping(result) if isinstance(result, Mapping) else self._in_row(result)
+        self._decide_scale(accuracy)
+        self.like = None
+        if accuracy is not None and (self.percent or accuracy > 1):
+            return Reported(loss, accuracy / 100, percent=True)
+        return Reported(loss, accuracy)
+
+    def _in_row(self, result: Any) -> tuple[float | None, float]:
+        values = [_number(value) for value in (result if isinstance(result, tuple | list) else [result])]
+        numbers = [value for value in values if value is not None]
+        if not numbers:
+            raise NotAdaptable(
+                f"your evaluate function returns {type(result).__name__}: let it return the accuracy, or "
+                "(loss, accuracy)"
+            )
+        if len(numbers) == 1:
+            return None, numbers[0]
+        if self.like is not None:
+            self.swapped = abs(numbers[1] - self.like.loss) < abs(numbers[0] - self.like.loss)
+        return (numbers[1], numbers[0]) if self.swapped else (numbers[0], numbers[1])
+
+    def _decide_scale(self, accuracy: float | None) -> None:
+        """Remember whether accuracies come in percent, if this one tells."""
+        if accuracy is not None and self.like is not None and accuracy > 0:
+            near = 0.5 / self.like.count
+            self.percent = abs(accuracy / 100 - self.like.accuracy) < near <= abs(accuracy - self.like.accuracy)
+
+
+def _in_mapping(result: Mapping) -> tuple[float | None, float | None]:
+    """Return loss and accuracy of a mapping, by its keys."""
+    plain = {re.sub("[^a-z0-9]", "", str(key).lower()): value for key, value in result.items()}
+    loss, accuracy, first = (_pick(plain, kind) for kind in ("loss", "acc", "top1"))
+    return loss, first if accuracy is None else accuracy
+
+
+def _pick(values: Mapping[str, Any], kind: str) -> float | None:
+    """Return the first number whose key holds `kind`."""
+    return next((_number(value) for key, value in values.items() if kind in key), None)
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, or a tensor or array of one, as a float; None for anything else."""
+    if isinstance(value, bool | str) or value is None:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
