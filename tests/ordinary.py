@@ -1,7 +1,6 @@
-"""Other people's code, as it is found: data sets, networks and loops that are right, and 42 that are not.
+"""Other people's code, as it is found: data sets, networks and loops, all of them right.
 
-The loops have the shapes of the examples of PyTorch, of torchvision's references and of pytorch-cifar. None of this was
-written for a check: each bug is a few lines that somebody could have written, see `BUGS`.
+The loops have the shapes of the examples of PyTorch, of torchvision's references and of pytorch-cifar.
 """
 
 import copy
@@ -12,9 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from small import synthetic_split
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset
+from torchvision.ops import StochasticDepth
 
 TINT = torch.tensor([1.0, 0.9, 0.8]).view(1, 3, 1, 1)
 CLASSES = 10
@@ -104,7 +105,9 @@ def test(model, device, test_loader):
         for data, target in test_loader:
             output = model(data.to(device))
             test_loss += F.cross_entropy(output, target, reduction="sum").item()
-            correct += output.argmax(dim=1, keepdim=True).eq(target.view_as(output.argmax(dim=1, keepdim=True))).sum().item()
+            correct += (
+                output.argmax(dim=1, keepdim=True).eq(target.view_as(output.argmax(dim=1, keepdim=True))).sum().item()
+            )
     test_loss /= len(test_loader.dataset)
     return test_loss, 100.0 * correct / len(test_loader.dataset)
 
@@ -236,7 +239,7 @@ def with_mixup(model, loader, optimizer, criterion):
 
 def names_of_a_notebook(broken: str = "") -> dict[str, Any]:
     """Return the names of a notebook, or a script, in which `train(epoch)` and `test(epoch)` find everything."""
-    code = '''
+    code = """
 train_losses, best_acc = [], 0.0
 
 def train(epoch):
@@ -268,7 +271,7 @@ def test(epoch):
     acc = 100. * correct / total
     best_acc = max(acc, best_acc)
     return acc
-'''.replace("PER_BATCH", broken or "pass")
+""".replace("PER_BATCH", broken or "pass")
     space: dict[str, Any] = {"torch": torch, "device": "cpu", "net": Net(), "criterion": nn.CrossEntropyLoss()}
     space["optimizer"] = torch.optim.SGD(space["net"].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     space["scheduler"] = torch.optim.lr_scheduler.CosineAnnealingLR(space["optimizer"], T_max=20)
@@ -288,7 +291,9 @@ class Case:
     model: nn.Module = field(default_factory=Net)
     data: tuple = field(default_factory=loaders)
     loss: Callable = field(default_factory=nn.CrossEntropyLoss)
-    parts: dict[str, Any] = field(default_factory=lambda: {"make_optimizer": adam, "train_epoch": plain, "evaluate": score})
+    parts: dict[str, Any] = field(
+        default_factory=lambda: {"make_optimizer": adam, "train_epoch": plain, "evaluate": score}
+    )
 
 
 def plain(model, loader, optimizer, criterion):
@@ -368,322 +373,239 @@ LOOPS: dict[str, Callable[[], Case]] = {
 
 
 def _with_optimizer(model: nn.Module) -> Case:
-    return case(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4))
+    return case(
+        model, optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    )
 
 
-# --- 42 bugs ---
+# --- architectures that are right ---
 
 
-class InPlace(Pictures):
-    """Brightness that is changed in the stored picture."""
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image = self.images[index]
-        image *= 0.9 + 0.2 * torch.rand(())
-        return normalise(image), int(self.targets[index])
-
-
-class Viewed(Pictures):
-    """Channels last on disk, and `view` to have them first."""
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return normalise(self.images[index].permute(1, 2, 0).contiguous().view(3, 32, 32)), int(self.targets[index])
-
-
-def in_bgr(image: torch.Tensor) -> torch.Tensor:
-    return normalise(image.flip(0))
-
-
-def sorted_by_class() -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = levels(1000, "train")
-    order = labels.argsort()
-    return images[order], labels[order]
-
-
-def halves_of_sorted() -> tuple[DataLoader, DataLoader]:
-    whole = Pictures(*sorted_by_class())
-    return loaders(Subset(whole, range(700)), Subset(whole, range(700, 1000)))
-
-
-def overlapping() -> tuple[DataLoader, DataLoader]:
-    whole = sets()[0]
-    return loaders(Subset(whole, torch.randperm(1000)[:800].tolist()), Subset(whole, torch.randperm(1000)[:200].tolist()))
-
-
-def oversampled() -> tuple[DataLoader, DataLoader]:
-    """Copy every picture, to have more of them, and split then."""
-    images, labels = levels(500, "train")
-    images, labels, order = torch.cat([images] * 2), torch.cat([labels] * 2), torch.randperm(1000)
-    parts = order[:700], order[700:]
-    return loaders(*(Pictures(images[part], labels[part]) for part in parts))
-
-
-def changed_labels(change: Callable[[torch.Tensor], torch.Tensor], in_val: bool = False) -> tuple[DataLoader, DataLoader]:
-    train_set, val_set = sets()
-    train_set.targets = train_set.targets if in_val else change(train_set.targets)
-    val_set.targets = change(val_set.targets) if in_val else val_set.targets
-    return loaders(train_set, val_set)
-
-
-def noisy(labels: torch.Tensor) -> torch.Tensor:
-    return torch.where(torch.rand(len(labels)) < 0.2, torch.randint(0, CLASSES, labels.shape), labels)
-
-
-def two_exchanged(labels: torch.Tensor) -> torch.Tensor:
-    return torch.where(labels == 3, 5, torch.where(labels == 5, 3, labels))
-
-
-class ListOfLayers(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = [nn.Linear(512, 512), nn.Linear(512, 512)]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.features(x)
-        for block in self.blocks:
-            x = F.relu(block(x))
-        return self.fc(x)
-
-
-class SharedNorm(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv3 = nn.Conv2d(16, 16, 3, padding=1)
-
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn1(self.conv3(x)))
-        return F.adaptive_avg_pool2d(F.relu(self.bn2(self.conv2(x))), 4).flatten(1)
-
-
-class OneCorner(Net):
-    """The first place of the feature map, where the mean was meant."""
+class Tied(Net):
+    """One layer, used twice because its weights are meant to be shared."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(32, CLASSES)
+        super().__init__(norm=lambda width: nn.GroupNorm(4, width))
+        self.mix = nn.Conv2d(32, 32, 1)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-        return x[:, :, 0, 0]
+        return F.adaptive_avg_pool2d(x + self.mix(F.relu(self.mix(x))), 4).flatten(1)
 
 
-class AttentionOverBatch(Net):
+class Dropped(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop2d, self.drop = nn.Dropout2d(0.2), nn.Dropout(0.5)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn2(self.conv2(self.drop2d(F.relu(self.bn1(self.conv1(x)))))))
+        return self.drop(F.adaptive_avg_pool2d(x, 4).flatten(1))
+
+
+class FunctionalDropout(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(F.dropout(self.features(x), 0.3, training=self.training))
+
+
+class Residual(Net):
+    """Blocks with stochastic depth, and a last gamma of zero in each, as deep networks have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)) for _ in range(3)
+        )
+        self.depth = StochasticDepth(0.2, "row")
+        for block in self.blocks:
+            nn.init.zeros_(block[1].weight)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        for block in self.blocks:
+            x = F.relu(x + self.depth(block(x)))
+        return F.adaptive_avg_pool2d(x, 4).flatten(1)
+
+
+class Cosine(Net):
+    """Cosines between features and class vectors, times a learned scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(512, CLASSES, bias=False)
+        self.scale = nn.Parameter(torch.tensor(16.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * F.normalize(self.features(x)) @ F.normalize(self.fc.weight).T
+
+
+class Unused(Net):
+    """A layer that this variant of the network does not call, as in pytorch-cifar's EfficientNet-B0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(16, 16, 1)
+
+
+class Auxiliary(Net):
+    """Returns (logits, auxiliary logits) in training, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aux = nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        early = F.relu(self.bn1(self.conv1(x)))
+        late = F.relu(self.bn2(self.conv2(early)))
+        logits = self.fc(F.adaptive_avg_pool2d(late, 4).flatten(1))
+        return (logits, self.aux(early.mean((2, 3)))) if self.training else logits
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    hidden: torch.Tensor
+
+
+class WithLogits(Net):
+    """Returns an object with `logits`, as transformers' networks do."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.features(x)
+        return Output(self.fc(x), x)
+
+
+class InMapping(Net):
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.features(x)
+        return {"features": x, "logits": self.fc(x)}
+
+
+class Averaged(Net):
+    """Evaluates with a moving average of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(self.fc).requires_grad_(False)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.features(x)
-        return self.fc(x * torch.softmax(x, dim=0))
+        if self.training:
+            with torch.no_grad():
+                self.average.weight.lerp_(self.fc.weight, 0.01)
+        return self.fc(x) if self.training else self.average(x)
 
 
-class AlwaysDropout(Net):
+class Patches(nn.Module):
+    """A small ViT: patches of 4 by 4, two encoder layers, a class token, and a head of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 48, 4, stride=4)
+        self.token, self.place = nn.Parameter(torch.zeros(1, 1, 48)), nn.Parameter(0.02 * torch.randn(1, 65, 48))
+        layer = nn.TransformerEncoderLayer(48, 4, 96, 0.1, batch_first=True, norm_first=True, activation="gelu")
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(48), nn.Linear(48, CLASSES)
+        nn.init.zeros_(self.head.weight)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(F.dropout(self.features(x), 0.5))
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.place
+        return self.head(self.norm(self.encoder(x)[:, 0]))
 
 
-def norm_with(momentum: float) -> Net:
-    return Net(norm=lambda width: nn.BatchNorm2d(width, momentum=momentum))
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 48, 4, stride=4)
+        self.places = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64))
+        self.channels = nn.Sequential(nn.LayerNorm(48), nn.Linear(48, 96), nn.GELU(), nn.Linear(96, 48))
+        self.norm, self.head = nn.LayerNorm(48), nn.Linear(48, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patch(x).flatten(2)
+        x = (x + self.places(x)).transpose(1, 2)
+        return self.head(self.norm(x + self.channels(x)).mean(1))
 
 
-def softmax_inside(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(output.softmax(1), labels)
+class FrozenBackbone(Net):
+    """A backbone that is not trained; its BatchNorm goes on counting, as in PyTorch's tutorial on transfer learning."""
+
+    def __init__(self, in_eval: bool = False) -> None:
+        super().__init__()
+        self.in_eval = in_eval
+        for part in (self.conv1, self.bn1, self.conv2, self.bn2):
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FrozenBackbone":
+        super().train(mode)
+        if self.in_eval:
+            self.bn1.eval()
+            self.bn2.eval()
+        return self
 
 
-def grads_thrown_away(model, loader, optimizer, criterion):
-    model.train()
-    for x, y in loader:
-        loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.zero_grad()
-        optimizer.step()
+def ours(model: nn.Module) -> Case:
+    """Return a model with the package's own loop and evaluation, as with `run_checks(model, loaders)`."""
+    torch.manual_seed(0)
+    return Case(model, loaders(), F.cross_entropy, {})
 
 
-def step_after_loop(model, loader, optimizer, criterion):
-    model.train()
-    for x, y in loader:
-        optimizer.zero_grad()
-        loss = criterion(model(x), y)
-        loss.backward()
-    optimizer.step()
+def _head_alone() -> Case:
+    model = Net()
+    return case(model, optimizer=torch.optim.Adam(model.fc.parameters(), lr=2e-3))
 
 
-def never_trains(model, loader, optimizer, criterion):
-    for x, y in loader:
-        optimizer.zero_grad()
-        loss = criterion(model(x), y)
-        loss.backward()
-        optimizer.step()
+ARCHITECTURES: dict[str, Callable[[], Case]] = {
+    "BatchNorm": lambda: case(Net()),
+    "GroupNorm": lambda: case(Net(norm=lambda width: nn.GroupNorm(4, width))),
+    "LayerNorm": lambda: case(Net(norm=lambda width: nn.GroupNorm(1, width))),
+    "InstanceNorm": lambda: case(Net(norm=lambda width: nn.InstanceNorm2d(width, affine=True))),
+    "no normalisation": lambda: case(Net(norm=lambda _: nn.Identity())),
+    "weight tying": lambda: case(Tied()),
+    "dropout": lambda: case(Dropped()),
+    "functional dropout": lambda: case(FunctionalDropout()),
+    "stochastic depth, zero gamma": lambda: case(Residual()),
+    "cosine head": lambda: case(Cosine()),
+    "a layer that is not called": lambda: case(Unused()),
+    "auxiliary head": lambda: ours(Auxiliary()),
+    "an object with logits": lambda: ours(WithLogits()),
+    "a mapping": lambda: ours(InMapping()),
+    "average of weights": lambda: case(Averaged()),
+    "small ViT": lambda: case(Patches()),
+    "MLP-Mixer": lambda: case(Mixer()),
+    "frozen backbone": lambda: case(FrozenBackbone()),
+    "frozen backbone in eval()": lambda: case(FrozenBackbone(in_eval=True)),
+    "frozen by the optimizer": _head_alone,
+    "linear": lambda: case(nn.Sequential(nn.Flatten(), nn.Linear(3072, CLASSES))),
+}
 
 
-def stays_in_eval(model, loader):
-    model.eval()
-    with torch.no_grad():
-        hits = [(model(x).argmax(1) == y) for x, y in loader]
-    return torch.cat(hits).float().mean().item()
+def _torchvision(name: str, **options: Any) -> Callable[[], Case]:
+    return lambda: ours(getattr(torchvision.models, name)(weights=None, num_classes=CLASSES, **options))
 
 
-def clipped(model, loader, optimizer, criterion):
-    model.train()
-    for x, y in loader:
-        optimizer.zero_grad()
-        criterion(model(x), y).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-6)
-        optimizer.step()
-
-
-def accumulate_undivided(model, loader, optimizer, criterion):
-    """Let the gradients of four batches add up, with the rate of one."""
-    model.train()
-    for i, (x, y) in enumerate(loader):
-        criterion(model(x), y).backward()
-        if (i + 1) % 4 == 0:
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def mixup_exchanged(model, loader, optimizer, criterion):
-    model.train()
-    for x, y in loader:
-        lam, other = torch.rand(()).item() * 0.2, torch.randperm(len(x))
-        out = model((1 - lam) * x + lam * x[other])
-        loss = lam * criterion(out, y) + (1 - lam) * criterion(out, y[other])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def top5(model, loader):
-    model.eval()
-    correct = total = 0
-    with torch.no_grad():
-        for x, y in loader:
-            correct += (model(x).topk(5, dim=1).indices == y[:, None]).any(1).sum().item()
-            total += len(y)
-    model.train()
-    return correct / total
-
-
-def over_nominal_size(model, loader):
-    model.eval()
-    with torch.no_grad():
-        correct = sum((model(x).argmax(1) == y).sum().item() for x, y in loader)
-    model.train()
-    return correct / (len(loader) * loader.batch_size)
-
-
-def old_head() -> Case:
-    """Replace the head after the optimizer was made."""
-    model = Net(1000)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    model.fc = nn.Linear(512, CLASSES)
-    return case(model, optimizer=optimizer)
-
-
-def sgd(**options: Any) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    return lambda model: torch.optim.SGD(model.parameters(), **{"lr": 0.05, "momentum": 0.9} | options)
-
-
-def _weights() -> torch.Tensor:
-    return torch.linspace(0.2, 3, CLASSES)
-
-
-@dataclass(frozen=True)
-class Bug:
-    """One bug: how to make it, and what catches it: the name of a check and words of its message; None for nothing."""
-
-    make: Callable[[], Case]
-    check: str | None
-    words: str = ""
-
-
-def _same_set() -> Case:
-    train_set = sets(mirrored)[0]
-    return case(data=(DataLoader(train_set, 64, shuffle=True), DataLoader(Pictures(*levels(1000, "train")), 100)))
-
-
-BUGS: dict[str, Bug] = {
-    # the data
-    "BGR in validation alone": Bug(
-        lambda: case(data=loaders(*sets(normalise, in_bgr))), "val like train", "channels of validation come in another"
-    ),
-    "view in place of permute": Bug(
-        lambda: case(data=loaders(*(Viewed(*levels(n, p)) for n, p in ((1000, "train"), (500, "val"))))),
-        "neighbouring pixels",
-        "stands in place of permute",
-    ),
-    "validation is not normalised": Bug(
-        lambda: case(data=loaders(*sets(normalise, lambda x: x))), "val like train", "validation are not normalised"
-    ),
-    "mean and std exchanged": Bug(
-        lambda: case(data=loaders(*sets(lambda x: normalise(x, STD, MEAN)))), "batch contract", "are exchanged"
-    ),
-    "normalised twice": Bug(
-        lambda: case(data=loaders(*sets(lambda x: normalise(normalise(x))))), "batch contract", "normalised twice"
-    ),
-    "divided by 255 twice": Bug(
-        lambda: case(data=loaders(*sets(lambda x: normalise(x / 255)))), "batch contract", "divided by 255 twice"
-    ),
-    "augmentation into the stored images": Bug(
-        lambda: case(data=loaders(InPlace(levels(1000, "train")[0].clone(), levels(1000, "train")[1]))),
-        "same item twice",
-        "changes what is stored",
-    ),
-    "drop_last in validation": Bug(
-        lambda: case(data=(loaders()[0], DataLoader(sets()[1], 64, drop_last=True))), "examples served", "drop_last=True"
-    ),
-    "two random subsets that overlap": Bug(lambda: case(data=overlapping()), "leak", "very rows"),
-    "evaluated on the training set": Bug(_same_set, "leak", "very rows"),
-    "copied, then split": Bug(lambda: case(data=oversampled()), "leak", "pixel by pixel"),
-    "sorted by class, then split": Bug(lambda: case(data=halves_of_sorted()), "classes seen", "sorted by class"),
-    "sorted by class, not shuffled": Bug(
-        lambda: case(data=(DataLoader(Pictures(*sorted_by_class()), 64), loaders()[1])), "batch contract", "shuffled?"
-    ),
-    "labels shuffled apart from images": Bug(
-        lambda: case(data=changed_labels(lambda y: y[torch.randperm(len(y))])), "beats blind", "images and labels"
-    ),
-    "validation numbers classes otherwise": Bug(
-        lambda: case(data=changed_labels(lambda y: (y + 3) % CLASSES, in_val=True)), "beats blind", "carry over to val"
-    ),
-    "a fifth of the labels is wrong": Bug(lambda: case(data=changed_labels(noisy)), None),
-    "two classes exchanged in training": Bug(lambda: case(data=changed_labels(two_exchanged)), None),
-    # the model
-    "layers in a list": Bug(lambda: case(ListOfLayers()), "graph leaves", "no parameters of the model"),
-    "one BatchNorm for two layers": Bug(lambda: case(SharedNorm()), "called twice", "BatchNorm is shared"),
-    "reads one corner": Bug(lambda: case(OneCorner()), "pixels with influence", "rows 0 to"),
-    "a thousand outputs": Bug(lambda: case(Net(1000)), "classes seen", "1000 outputs"),
-    "softmax over the batch": Bug(lambda: case(AttentionOverBatch()), "dependency", "other images of its batch"),
-    "BatchNorm with momentum 0": Bug(lambda: case(norm_with(0.0)), "both modes", "momentum 0"),
-    "BatchNorm with momentum .99": Bug(lambda: case(norm_with(0.99)), "both modes", "momentum 0.99"),
-    "dropout in evaluation too": Bug(lambda: case(AlwaysDropout()), "evaluation agrees", "is random"),
-    # the loss
-    "ignore_index=0": Bug(lambda: case(loss=nn.CrossEntropyLoss(ignore_index=0)), "loss function", "0 is ignored"),
-    "class weights of another set": Bug(
-        lambda: case(loss=nn.CrossEntropyLoss(weight=_weights())), "loss function", "weighs classes"
-    ),
-    "NLLLoss of logits": Bug(lambda: case(loss=nn.NLLLoss()), "loss function", "log-probabilities"),
-    "softmax inside the loss": Bug(lambda: case(loss=softmax_inside), "loss function", "a softmax inside the loss"),
-    # the loop
-    "zero_grad after backward": Bug(lambda: case(train_epoch=grads_thrown_away), "fresh gradients", "between backward()"),
-    "step after the loop": Bug(lambda: case(train_epoch=step_after_loop), "fresh gradients", "outside of the loop"),
-    "nobody calls train() again": Bug(
-        lambda: case(train_epoch=never_trains, evaluate=stays_in_eval), "evaluation, no trace", "does not call model.train()"
-    ),
-    "scheduler.step() per batch": Bug(lambda: by_names("scheduler.step()"), "rates and updates", "scheduler.step()"),
-    "gradients clipped at 1e-6": Bug(
-        lambda: case(train_epoch=clipped, make_optimizer=sgd()), "rates and updates", "gradients are clipped"
-    ),
-    "weight decay 1.0": Bug(lambda: case(make_optimizer=sgd(weight_decay=1.0)), "rates and updates", "weight decay 1"),
-    "rate 10": Bug(lambda: case(make_optimizer=sgd(lr=10.0)), "rates and updates", "learning rate 10"),
-    "rate 1e-7": Bug(lambda: case(make_optimizer=sgd(lr=1e-7)), "rates and updates", "1e-07, is too small"),
-    "optimizer older than the head": Bug(old_head, "tensors that move", "not in the optimizer: fc.weight, fc.bias"),
-    "four gradients are added, not averaged": Bug(
-        lambda: case(train_epoch=accumulate_undivided), "fresh gradients", "4 batches are added"
-    ),
-    "mixup with its shares exchanged": Bug(lambda: case(train_epoch=mixup_exchanged), None),
-    # the evaluation
-    "top-5 as accuracy": Bug(lambda: case(evaluate=top5), "accuracy recomputed", "the top-5 accuracy"),
-    "over batches of full size": Bug(
-        lambda: case(evaluate=over_nominal_size), "accuracy recomputed", "batches of full size"
-    ),
-}  # fmt: skip
+_NAMES = [
+    "resnet18",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "mnasnet0_5",
+    "mnasnet1_0",
+    "densenet121",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
+    "regnet_y_400mf",
+    "resnext50_32x4d",
+    "convnext_tiny",
+    "swin_t",
+]
+PUBLIC: dict[str, Callable[[], Case]] = {name: _torchvision(name) for name in _NAMES} | {
+    "googlenet": _torchvision("googlenet", aux_logits=True, init_weights=False),
+    "VisionTransformer": lambda: ours(torchvision.models.VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=CLASSES)),
+}
 
 
 def run(found: Case, **options: Any):
@@ -691,6 +613,3 @@ def run(found: Case, **options: Any):
     from cifar_helpers.checks import run_checks
 
     return run_checks(found.model, found.data, found.loss, **found.parts, **options)
-
-
-__all__ = ["BUGS", "LOOPS", "Case", "Net", "TensorDataset", "case", "copy", "run"]

@@ -318,9 +318,11 @@ def check_movement(pipeline: Pipeline) -> _Found:
     if stuck:
         why, remedy, doubtful = _explain_stuck(pipeline, trained, optimizer, stuck, gradients)
         return _Found(False, len(stuck + moved), bound, why, remedy, doubtful)
-    why, remedy = f"frozen, and moved: {_few(moved)}", "keep BatchNorm in eval() after every train(), or let it train"
-    only_buffers = not any(name in gradients for name in moved) and pipeline.frozen is None
-    return _Found(not moved, len(moved), bound, why, remedy, doubtful=only_buffers)
+    why = f"frozen, and moved: {_few(moved)}"
+    remedy = (
+        "keep frozen BatchNorm in eval() after every train(); fine if it is meant to count, or an average of weights"
+    )
+    return _Found(not moved, len(moved), bound, why, remedy, doubtful=pipeline.frozen is None)
 
 
 def _gradient_norms(pipeline: Pipeline) -> dict[str, float | None]:
@@ -345,14 +347,12 @@ def _explain_stuck(
     """Return why parameters do not move, what to do about it, and whether it may be meant."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     named = dict(model.named_parameters())
-    trainable = [name for name, p in named.items() if p.requires_grad]
-    missing = [name for name in stuck if id(named[name]) not in held]
+    trainable = [name for name in _sort_tensors(pipeline)[0] if name in named]
+    missing = [name for name in trainable if id(named[name]) not in held]
     if missing and not held & {id(p) for p in named.values()}:
         return (
             "stuck: the optimizer holds none of the parameters of this model",
-            (
-                "make the optimizer of the model that is trained, after .to(device), and after the last layer is replaced"
-            ),
+            ("make the optimizer of the model that is trained, after .to(device) and after its head is replaced"),
             False,
         )
     if missing:
@@ -369,6 +369,12 @@ def _explain_stuck(
             f"no gradient reaches {_few(cut or unused)}, though the forward pass uses them",
             ("look for detach(), .data, no_grad(), or a detour over NumPy"),
             False,
+        )
+    if all(gradients[name] == 0 for name in stuck):
+        return (
+            f"the gradient of {_few(stuck)} is exactly 0",
+            "is their output thrown away, or the ReLU behind dead?",
+            True,
         )
     return (
         f"stuck: {_few(stuck)}, though a gradient reaches them",
@@ -466,8 +472,8 @@ def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
     model = copy.deepcopy(pipeline.model)
     recorder, batch = _GradientRecorder(model), training_batch(pipeline, min(_STEPPING_IMAGES, pipeline.batch_size))
     model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
-    for _ in range(2):
-        _take_steps(pipeline, model, recorder, [batch] * batches)
+    for _ in range(2):  # what the loop draws itself, as for mixup, repeats itself too
+        _take_steps(pipeline, model, recorder, [batch] * batches, lambda _: seed_everything(pipeline.seed))
     return recorder
 
 
@@ -546,7 +552,7 @@ class _ByHeart:
 
 @_check("overfit a batch", "train_epoch", "make_optimizer", "loss")
 def check_overfit(pipeline: Pipeline) -> _Found:
-    """A fixed batch of a few images is memorised: all right in training mode, and the loss near the lowest it can be."""
+    """A fixed batch of a few images is memorised: all right in training mode, the loss near the lowest it can be."""
     images, labels = training_batch(pipeline, min(_OVERFIT_IMAGES, pipeline.batch_size))
     start = _remove_dropout(pipeline.model)
     model = copy.deepcopy(start)
@@ -661,7 +667,8 @@ def _name_culprit(pipeline: Pipeline, start: nn.Module, part: str) -> tuple[str,
         return f"nothing is learned with {part}, all with {ours}", "look at the order of the calls in your loop", False
     group = pipeline.make_optimizer(copy.deepcopy(start)).param_groups[0]
     decay = group.get("weight_decay", 0)
-    why = f"not learned with your optimizer (learning rate {group['lr']:g}, weight decay {decay:g}), but with Adam at 0.001"
+    settings = f"learning rate {group['lr']:g}, weight decay {decay:g}"
+    why = f"not learned with your optimizer ({settings}), but with Adam at 0.001"
     return why, "look at its learning rate, weight decay, and the parameters that it holds", True
 
 
@@ -868,9 +875,9 @@ def check_no_trace(pipeline: Pipeline) -> _Found:
     modules[-1].eval()
     before = [module.training for module in modules], _state_digest(model)
     left, state = [], False
-    for what, breaks_at in (("afterwards", None), ("after an error in a batch", 1)):
+    for what, at_batch in (("afterwards", None), ("after an error in a batch", _break_the_second)):
         with suppress(_BrokenBatch):
-            _score(pipeline, model, [batch] if breaks_at is None else [batch, batch], breaks_at)
+            _score(pipeline, model, [batch] * (2 if at_batch else 1), at_batch)
         modes, digest = [module.training for module in modules], _state_digest(model)
         state = state or digest != before[1]
         if (modes, digest) != before:
@@ -879,12 +886,21 @@ def check_no_trace(pipeline: Pipeline) -> _Found:
     if state:
         why = f"evaluation changes weights, buffers or gradients, {where}"
         return _Found(False, len(left), "no difference", why, "call model.eval(), and nothing that trains")
-    again = not left or _trains_again(pipeline, model)
-    why = f"the modes of the network differ {where}" + ("" if again else ", and your loop does not call model.train()")
-    remedy = "restore every submodule's mode, in a finally clause" + (
-        "; harmless if each epoch begins with model.train()" if again else ", and begin every epoch with model.train()"
-    )
-    return _Found(not left, len(left), "no difference", why, remedy, doubtful=again)
+    if not left:
+        return _Found(True, 0, "no difference")
+    why, first = f"the modes of the network differ {where}", "restore every submodule's mode, in a finally clause"
+    if not _trains_again(pipeline, model):
+        why += ", and your loop does not call model.train()"
+        return _Found(False, len(left), "no difference", why, f"{first}, and begin every epoch with model.train()")
+    harmless = not _is_ours(pipeline, "train_epoch")  # as in most scripts: eval() here, train() there
+    remedy = f"{first}; harmless if every epoch begins with model.train()"
+    return _Found(harmless, len(left), "no difference, or train() at once", why, remedy, doubtful=True)
+
+
+def _break_the_second(number: int) -> None:
+    """Raise at the second batch."""
+    if number:
+        raise _BrokenBatch
 
 
 def _trains_again(pipeline: Pipeline, model: nn.Module) -> bool:

@@ -348,8 +348,8 @@ def _validation_batch(pipeline: Pipeline, count: int) -> Batch:
 class _Rows(Dataset):
     """Given examples in the form of a reader's Dataset, whose other attributes it has."""
 
-    def __init__(self, batches: Sequence[Any], like: Any, deadline: float, breaks_at: int | None = None) -> None:
-        self._batches, self._like, self._deadline, self._breaks_at = batches, like, deadline, breaks_at
+    def __init__(self, batches: Sequence[Any], like: Any, at_batch: Callable[[int], None]) -> None:
+        self._batches, self._like, self._at_batch = batches, like, at_batch
         sizes = [len(_take_apart(batch)[0]) for batch in batches]
         self._places = [(i, j) for i, size in enumerate(sizes) for j in range(size)]
         starts = [0, *itertools.accumulate(sizes)]
@@ -365,10 +365,8 @@ class _Rows(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         i, j = self._places[index]
-        if self._breaks_at is not None and i >= self._breaks_at:
-            raise _BrokenBatch
         if j == 0:
-            _keep_time(self._deadline)
+            self._at_batch(i)
         batch = self._batches[i]
         if isinstance(batch, Mapping):
             return {key: _row(value, j) for key, value in batch.items()}
@@ -393,17 +391,14 @@ class _GivenBatches(Sampler):
         return len(self.rows)
 
 
-class _TimedList(list):
-    """A list of batches that stops at a deadline, and that breaks where a check wants it to."""
+class _WatchedList(list):
+    """A list of batches that calls a function with the number of each before it is served."""
 
-    deadline = math.inf
-    breaks_at: int | None = None
+    at_batch: Callable[[int], None]
 
     def __iter__(self) -> Iterator[Any]:
         for number, batch in enumerate(super().__iter__()):
-            if number == self.breaks_at:
-                raise _BrokenBatch
-            _keep_time(self.deadline)
+            self.at_batch(number)
             yield batch
 
 
@@ -411,35 +406,32 @@ class _BrokenBatch(Exception):
     """Raised in the middle of a pass by a check that wants to see what is left then, and caught."""
 
 
-def _hand_on(
-    batches: Iterable[Batch], like: Iterable[Any], deadline: float = math.inf, breaks_at: int | None = None
-) -> Any:
+def _hand_on(batches: Iterable[Batch], like: Iterable[Any], at_batch: Callable[[int], None]) -> Any:
     """Return batches in the container and the form in which the reader's own, `like`, come.
 
     Args:
-        breaks_at: number of the batch at which the pass raises `_BrokenBatch`.
+        at_batch: called with the number of each batch before it is served.
     """
     given = list(batches)
     if isinstance(like, EpochBatches | Ordered):
-        return _timed(given, deadline, breaks_at)
+        return _watched(given, at_batch)
     formed = [_put_together(_sample(like), *batch) for batch in given]
     if isinstance(like, list | tuple) or not hasattr(like, "dataset"):
-        return _timed(formed, deadline, breaks_at)
-    rows = _Rows(formed, like.dataset, deadline, breaks_at)
+        return _watched(formed, at_batch)
+    rows = _Rows(formed, like.dataset, at_batch)
     sizes = [len(numbers) for numbers in rows.batches]
     even = len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]
     options: dict[str, Any] = {"batch_size": sizes[0]} if even else {"batch_sampler": _GivenBatches(rows.batches)}
-    for kind in (type(like), DataLoader):
-        with suppress(TypeError, ValueError, AttributeError):  # a subclass may take other arguments
-            return kind(rows, **options)
-    raise AssertionError("a DataLoader over a Dataset")
+    with suppress(TypeError, ValueError, AttributeError):  # a subclass may take other arguments
+        return type(like)(rows, **options)
+    return DataLoader(rows, **options)
 
 
-def _timed(batches: list[Any], deadline: float, breaks_at: int | None) -> _TimedList:
-    """Return a list of batches that keeps the deadline."""
-    timed = _TimedList(batches)
-    timed.deadline, timed.breaks_at = deadline, breaks_at
-    return timed
+def _watched(batches: list[Any], at_batch: Callable[[int], None]) -> _WatchedList:
+    """Return a list of batches that calls a function before each."""
+    watched = _WatchedList(batches)
+    watched.at_batch = at_batch
+    return watched
 
 
 @contextmanager
@@ -455,28 +447,32 @@ def _quiet(enabled: bool = True) -> Iterator[None]:
 
 
 def _take_steps(
-    pipeline: Pipeline, model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch]
+    pipeline: Pipeline,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[Batch],
+    at_batch: Callable[[int], None] | None = None,
 ) -> None:
-    """Let the pipeline's loop take a step on each of the batches."""
+    """Let the pipeline's loop take a step on each of the batches; by default it stops at the deadline."""
+    watch = at_batch or (lambda _: _keep_time(pipeline.deadline))
     ours = _is_ours(pipeline, "train_epoch")
+    given = _watched(list(batches), watch) if ours else _hand_on(batches, pipeline.train, watch)
     if ours and not _returns_logits(pipeline, model):
-        _train_heads(pipeline, model, optimizer, batches)
+        _train_heads(pipeline, model, optimizer, given)
         return
-    given = batches if ours else _hand_on(batches, pipeline.train, pipeline.deadline)
-    given = _timed(list(given), pipeline.deadline, None) if ours else given
     with _quiet(not ours):
         pipeline.train_epoch(model, given, optimizer, loss=pipeline.loss)
 
 
-def _score(pipeline: Pipeline, model: nn.Module, batches: Iterable[Batch], breaks_at: int | None = None) -> Any:
-    """Return what the pipeline's evaluation makes of the batches."""
+def _score(
+    pipeline: Pipeline, model: nn.Module, batches: Iterable[Batch], at_batch: Callable[[int], None] | None = None
+) -> Any:
+    """Return what the pipeline's evaluation makes of the batches; by default it stops at the deadline."""
+    watch = at_batch or (lambda _: _keep_time(pipeline.deadline))
     ours = _is_ours(pipeline, "evaluate")
     if ours and not _returns_logits(pipeline, model):
         model = _LogitsOnly(model, pipeline)
-    like = [] if ours else pipeline.val
-    given = _timed(list(batches), pipeline.deadline, breaks_at) if ours else _hand_on(
-        batches, like, pipeline.deadline, breaks_at
-    )  # fmt: skip
+    given = _watched(list(batches), watch) if ours else _hand_on(batches, pipeline.val, watch)
     with _quiet(not ours):
         return pipeline.evaluate(model, given)
 
@@ -537,6 +533,9 @@ def _returns_logits(pipeline: Pipeline, model: nn.Module) -> bool:
     if pipeline.forward is not None:
         return False
     probe = copy.deepcopy(model).train()
+    for module in probe.modules():  # whoever watches the model need not see this
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     images = training_batch(pipeline, 4)[0]
     with private_randomness(_device_of(model)), torch.no_grad():
         return isinstance(probe(images), torch.Tensor)
@@ -559,7 +558,6 @@ def _train_heads(
     """Take a step on each batch with a model of several heads; each further one counts _AUXILIARY."""
     model.train()
     for images, labels in batches:
-        _keep_time(pipeline.deadline)
         heads = [_forward(pipeline, model, images)] if pipeline.forward else _logits_in(model(images))
         losses = [pipeline.loss(head, labels) for head in heads]
         optimizer.zero_grad()

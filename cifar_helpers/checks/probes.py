@@ -204,7 +204,7 @@ def _all_labels(batches: Iterable[Any]) -> torch.Tensor | None:
     tensors = getattr(dataset, "tensors", ())
     kept = tensors[1] if kept is None and len(tensors) > 1 else kept
     try:
-        labels = torch.as_tensor(np.asarray(kept))
+        labels = torch.as_tensor(_array(kept))
         return labels[indices] if labels.ndim == 1 and labels.dtype == torch.int64 else None
     except (TypeError, ValueError, IndexError, RuntimeError):
         return None
@@ -248,12 +248,17 @@ def _read(dataset: Any, index: int, seed: int) -> torch.Tensor:
     seed_everything(seed)
     item = dataset[index]
     image = next(iter(item.values())) if isinstance(item, dict) else item[0]
-    return torch.as_tensor(np.array(image))
+    return image.clone() if isinstance(image, torch.Tensor) else torch.as_tensor(np.array(image))
 
 
 def _stored_digest(dataset: Any, row: int) -> int:
     """Return a number that tells whether what a Dataset stores in memory for an item has changed."""
-    return hash(tuple(np.asarray(value[row]).tobytes() for value in _stored(dataset)))
+    return hash(tuple(_array(value[row]).tobytes() for value in _stored(dataset)))
+
+
+def _array(value: Any) -> np.ndarray:
+    """Return a tensor or an array as an array."""
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _stored(dataset: Any) -> list[Any]:
@@ -325,7 +330,7 @@ def _same_storage(a: Any, b: Any) -> bool:
     x, y = _stored(a), _stored(b)
     if not x or not y or len(x[0]) != len(y[0]):
         return False
-    return all(np.array_equal(np.asarray(x[0][i]), np.asarray(y[0][i])) for i in (0, len(x[0]) // 2, len(x[0]) - 1))
+    return all(np.array_equal(_array(x[0][i]), _array(y[0][i])) for i in (0, len(x[0]) // 2, len(x[0]) - 1))
 
 
 def _pixels(pipeline: Pipeline, batches: Iterable[Any]) -> np.ndarray:
@@ -333,7 +338,7 @@ def _pixels(pipeline: Pipeline, batches: Iterable[Any]) -> np.ndarray:
     dataset, rows = _unfold(batches)
     stored = [value for value in (_stored(dataset) if dataset is not None else []) if np.ndim(value[0]) >= 2]
     if stored and not isinstance(stored[0], list):
-        array = np.asarray(stored[0])[rows.numpy()]
+        array = _array(stored[0])[rows.numpy()]
         return np.ascontiguousarray(array.reshape(len(array), -1))
     is_val = batches is pipeline.val
     images = _gather(_ordered(pipeline.val), 1000)[0] if is_val else _many(pipeline, 4 * _COMPARED)[0]
@@ -423,11 +428,11 @@ def _judge_weights(pipeline: Pipeline, renamed: float, num_classes: int, bound: 
     uneven = counts.min() > 0 and counts.max() > 1.2 * counts.min()
     fits = uneven and np.corrcoef(weights.log(), -counts.log())[0, 1] > 0.7
     why = (
-        f"the loss weighs classes from {weights.min():.2g} to {weights.max():.2g} (1 for the first), while training has "
+        f"the loss weighs classes from {weights.min():.2g} to {weights.max():.2g} (1 for the first), and training has "
         f"{int(counts.min())} to {int(counts.max())} examples of each"
     )
-    return _Found(bool(fits), renamed, "weights fit the classes" if fits else bound, why,
-                  "weights of another set? Leave weight= away where classes are equally frequent", doubtful=True)  # fmt: skip
+    remedy = "weights of another set? Leave weight= away where classes are equally frequent"
+    return _Found(bool(fits), renamed, "weights fit the classes" if fits else bound, why, remedy, doubtful=True)
 
 
 def _class_weights(pipeline: Pipeline, num_classes: int) -> torch.Tensor | None:
@@ -553,7 +558,8 @@ def _short_run(pipeline: Pipeline) -> _Run:
 def _watch_steps(run: _Run, optimizer: torch.optim.Optimizer) -> None:
     """Note at every step the rate, the gradient as it arrives and as it is used, and how far the weights go."""
     trainable = [p for p in run.model.parameters() if p.requires_grad]
-    weights = [p for p in trainable if p.ndim >= 2 and p.norm() > 0][:8]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    weights = [p for p in trainable if p.ndim >= 2 and id(p) in held and p.norm() > 0][:8]
     squares, before = [0.0], [torch.zeros(0)]
 
     def arrive(parameter: torch.Tensor) -> None:
@@ -600,17 +606,20 @@ def check_updates(pipeline: Pipeline) -> _Found:
     run, bound = _short_run(pipeline), "update / weight in 1e-6 to 0.5"
     if not run.ratios:
         raise _NotApplicable("your loop takes no step of the optimizer that it is given")
+    if math.isnan(run.ratios[0]):
+        raise _NotApplicable("the optimizer holds no weights of this model")
     ratio, largest, rate = float(np.median(run.ratios)), max(run.ratios), run.rates[0]
+    clipped = float(np.median(run.used)) / max(float(np.median(run.arrived)), 1e-12)
+    pull = float(np.median(run.decay[:5]))  # before it has made an end of the weights
+    if pull > 1 and clipped > 0.01:
+        why = f"weight decay {run.weight_decay:g} pulls {pull:.3g} times as hard as the loss"
+        return _Found(False, pull, "less than the loss", why, "1e-4 to 1e-3 is usual with SGD and Adam")
     if not all(bool(p.isfinite().all()) for p in run.model.parameters()) or not largest < 0.5:
         why = f"a step changes weights by {largest:.2g} of their size, with learning rate {rate:g}: it is too large"
         return _Found(False, largest, bound, why, "try a tenth, and again a tenth", doubtful=largest < 1)
-    clipped = float(np.median(run.used)) / max(float(np.median(run.arrived)), 1e-12)
-    pull = float(np.median(run.decay))
-    if pull > 3 and clipped > 0.01:
-        why = f"weight decay {run.weight_decay:g} pulls {pull:.3g} times as hard as the loss"
-        return _Found(False, pull, "< 3 times the loss", why, "1e-4 to 1e-3 is usual with SGD and Adam")
     if clipped < 0.01 and ratio < 1e-4:
-        why = f"gradients are clipped: they arrive with norm {np.median(run.arrived):.2g}, {np.median(run.used):.2g} is left"
+        norms = f"they arrive with norm {np.median(run.arrived):.2g}, {np.median(run.used):.2g} is left"
+        why = f"gradients are clipped: {norms}"
         return _Found(False, ratio, bound, why, "clip at a norm of about 1, and after backward()")
     if ratio < 1e-6:
         why = f"a step changes weights by {ratio:.1g} of their size: the learning rate, {rate:g}, is too small"

@@ -1,0 +1,356 @@
+"""The checks on code of other people: no false alarm on what is right, a named cause for what is wrong."""
+
+import copy
+import time
+from collections import Counter
+from typing import ClassVar
+
+import ordinary
+import pytest
+import torch
+from ordinary import ARCHITECTURES, LOOPS, PUBLIC, Net, Pictures, case, levels, loaders, run, sets
+from ordinary_bugs import BUGS
+from torch import nn
+from torch.utils.data import DataLoader
+
+import cifar_helpers.checks
+from cifar_helpers._hashing import hash_tensors
+from cifar_helpers.checks import CHECKS, FURTHER_CHECKS, Check, ChecksFailed, NotAdaptable, adapters, run_checks
+from cifar_helpers.metrics import Sums
+
+FAST_LOOPS = ["MNIST example", "quickstart", "torchvision references", "train(epoch) of a notebook",
+              "gradient accumulation", "optimizer.step(closure)", "(x, y, index)", "mixup in the loop"]  # fmt: skip
+# What is doubtful in code that is right: a check cannot know that it is meant.
+DOUBTFUL = {
+    "quickstart": {"evaluation agrees"},
+    "gradient accumulation": {"fresh gradients"},
+    "binary cross-entropy": {"loss at init"},
+    "squared error on one-hot": {"loss at init"},
+    "focal loss": {"loss at init"},
+    "weight tying": {"called twice"},
+    "a layer that is not called": {"tensors that move"},
+    "average of weights": {"tensors that move"},
+    "frozen backbone": {"tensors that move"},
+    "frozen by the optimizer": {"tensors that move"},
+}
+
+
+def named(found: list[Check], status: str) -> set[str]:
+    return {check.name for check in found if check.status == status}
+
+
+def slow_unless(names: list[str], table: dict) -> list:
+    return [pytest.param(name, marks=() if name in names else pytest.mark.slow, id=name) for name in table]
+
+
+# --- what is right ---
+
+
+@pytest.mark.parametrize("name", slow_unless(FAST_LOOPS, LOOPS))
+def test_a_good_loop_has_no_false_alarm(name):
+    found = run(LOOPS[name]())
+    assert [str(check) for check in found if check.status == "FAIL"] == []
+    assert named(found, "WARN") <= DOUBTFUL.get(name, set())
+    assert named(found, "SKIP") == {"round trip", "capacity"}
+
+
+@pytest.mark.parametrize("name", slow_unless(["an object with logits", "auxiliary head"], ARCHITECTURES))
+def test_a_good_architecture_has_no_false_alarm(name):
+    found = run(ARCHITECTURES[name]())
+    assert [str(check) for check in found if check.status == "FAIL"] == []
+    assert named(found, "WARN") <= DOUBTFUL.get(name, set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_architecture_has_no_false_alarm(name):
+    begun = time.monotonic()
+    found = run(PUBLIC[name]())
+    assert [str(check) for check in found if check.status == "FAIL"] == []
+    assert time.monotonic() - begun < 40  # the limit of 30 s, and the check that it met
+
+
+# --- what is wrong ---
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, list[Check]]:
+    """Return, for each bug, the row of the check that is to name it."""
+    return {name: run(bug.make(), only=(bug.check,), seconds=None) for name, bug in BUGS.items() if bug.check}
+
+
+@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.check])
+def test_a_bug_is_named(verdicts, name):
+    (found,) = verdicts[name]
+    assert found.passed is False
+    assert BUGS[name].words in str(found)
+
+
+def test_the_good_twin_passes_every_check_that_names_a_bug():
+    wanted = {bug.check for bug in BUGS.values() if bug.check} - {"evaluation, no trace"}
+    assert {check.name for check in run(case(), only=tuple(wanted)) if check.passed} == wanted
+
+
+def test_the_published_share_is_what_was_measured(verdicts):
+    caught = [name for name, (found,) in verdicts.items() if not found.passed and BUGS[name].words in str(found)]
+    assert len(BUGS) == 42
+    assert len(caught) >= 30
+    assert f"{len(caught)} of {len(BUGS)}" in cifar_helpers.checks.__doc__
+
+
+@pytest.mark.slow
+def test_a_whole_run_names_the_bugs_too():
+    """The row that names the cause is among those that a reader sees, and no row of a bug is one of a good twin."""
+    good = {str(check) for check in run(case(), seconds=None) if check.passed is False}
+    assert good == set()
+    seen = Counter(bool(bug.check) and any(bug.words in str(check) for check in run(bug.make(), seconds=None)
+                   if check.passed is False) for bug in BUGS.values())  # fmt: skip
+    assert seen[True] >= 37
+
+
+# --- the reader's own objects ---
+
+
+class OwnLoader(DataLoader):
+    """A reader's own type of loader."""
+
+    handed_on: ClassVar[list] = []
+
+    def __iter__(self):
+        OwnLoader.handed_on.append((type(self.dataset), len(self.dataset), len(self), self.dataset.classes))
+        return super().__iter__()
+
+
+def test_the_loop_gets_a_loader_of_the_readers_own_type():
+    train, val = sets()
+    train.classes, val.classes = ["train"], ["val"]
+    OwnLoader.handed_on.clear()
+    found = run(case(data=(OwnLoader(train, 64, shuffle=True), OwnLoader(val, 100))), only=("fresh gradients",))
+    assert found[0].passed
+    subsets = {(count, batches) for kind, count, batches, classes in OwnLoader.handed_on if kind is not Pictures}
+    assert (4 * 16, 4) in subsets  # four batches of sixteen, with a length and the classes of the Dataset
+    assert {tuple(classes) for *_, classes in OwnLoader.handed_on} == {("train",), ("val",)}
+
+
+def test_rows_about_the_packages_own_parts_say_so(capsys):
+    found = run(ordinary.ours(Net()), only=("fresh gradients", "accuracy recomputed", "dependency"))
+    rows = {check.name: check for check in found}
+    assert rows["fresh gradients"].not_yours == ("train_epoch",)
+    assert "not yours: train_epoch" in capsys.readouterr().out
+    assert rows["accuracy recomputed"].passed is None
+    assert rows["dependency"].not_yours == ()
+
+
+def test_what_the_real_optimizer_lacks_is_named():
+    model = Net()
+    optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if "fc" not in name])
+    found = run(case(model, optimizer=optimizer), only=("tensors that move",))
+    assert "2 trainable parameters are not in the optimizer: fc.weight, fc.bias" in found[0].why
+    assert found[0].status == "FAIL"
+    assert not optimizer.state
+
+
+def test_what_is_meant_can_be_said():
+    found = run(case(train_epoch=ordinary.accumulate, accumulate=4), only=("fresh gradients",))
+    assert found[0].status == "PASS"
+    model = Net()
+    optimizer = torch.optim.Adam(model.fc.parameters())
+    found = run(case(model, optimizer=optimizer, frozen=("conv", "bn")), only=("tensors that move",))
+    assert found[0].status == "FAIL"  # BatchNorm counts, though it is said to be frozen
+    assert "bn1.running_mean" in found[0].why
+    model = ordinary.FrozenBackbone(in_eval=True)
+    assert run(case(model, frozen=("conv", "bn")), only=("tensors that move",))[0].status == "PASS"
+
+
+class Dictionary(nn.Module):
+    """A network that takes a whole batch by its names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict:
+        return {"prediction": self.net(pixel_values), "seen": labels}
+
+
+def test_forward_takes_a_batch_in_the_readers_form():
+    images, labels = levels(200, "train")
+    batches = [{"pixel_values": x, "labels": y} for x, y in zip(images.split(50), labels.split(50), strict=True)]
+    forward = lambda model, batch: model(**batch)["prediction"]  # noqa: E731
+    found = run_checks(Dictionary(), (batches, batches[:2]), forward=forward, only=("dependency", "overfit a batch"))
+    assert [check.status for check in found] == ["PASS", "PASS"]
+    without = run_checks(Dictionary(), (batches, batches[:2]))
+    assert [(check.name, check.status) for check in without] == [("model runs", "FAIL")]
+
+
+def test_what_has_no_known_form_is_not_run_and_said_once(capsys):
+    def strange(model, loader, optimizer, criterion, teacher, temperature):
+        raise AssertionError
+
+    found = run(case(train_epoch=strange, evaluate=lambda model, loader: print("done")))
+    assert named(found, "FAIL") == set()
+    out = capsys.readouterr().out
+    assert out.count("must accept (model, batches, optimizer, loss=…)") == 1
+    assert out.count("let it return the accuracy") == 1
+    assert {"fresh gradients", "same seed", "overfit a batch", "evaluation agrees"} <= named(found, "SKIP")
+    assert {"batch contract", "dependency"} <= named(found, "PASS")
+    embedding = nn.Sequential(Net(), nn.Unflatten(1, (5, 2)))
+    assert "expected logits (B, C): pass forward=" in run(case(embedding))[0].why
+
+
+def test_a_loop_that_raises_is_not_run_and_one_with_an_optimizer_inside_is_half_run():
+    def raises(model, loader, optimizer, criterion):
+        loader.sampler.set_epoch(0)
+
+    found = run(case(train_epoch=raises), only=("fresh gradients", "same seed"))
+    assert "your train function raises AttributeError" in found[0].why
+    assert [check.status for check in found] == ["SKIP", "SKIP"]
+
+    def inside(model, loader):
+        ordinary.plain(model, loader, torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss())
+
+    found = run(case(train_epoch=inside), only=("tensors that move", "fresh gradients"))
+    assert [check.status for check in found] == ["PASS", "SKIP"]
+
+
+# --- the shapes of loops ---
+
+
+def test_a_notebook_is_left_as_it_was(capsys):
+    found = ordinary.by_names()
+    space = found.parts["train_epoch"].__globals__
+    names = ("net", "optimizer", "scheduler", "trainloader", "testloader")
+    before = {name: space[name] for name in names}
+    states = copy.deepcopy([space[name].state_dict() for name in ("net", "optimizer", "scheduler")])
+    rows = run(found, only=("tensors that move", "same seed", "evaluation agrees", "rates and updates"))
+    assert {check.status for check in rows} == {"PASS"}
+    assert all(space[name] is value for name, value in before.items())
+    assert hash_tensors(space["net"].state_dict().values()) == hash_tensors(states[0].values())
+    assert space["optimizer"].state_dict() == states[1]
+    assert space["scheduler"].state_dict() == states[2]
+    assert (space["train_losses"], space["best_acc"]) == ([], 0.0)
+    assert "Loss" not in capsys.readouterr().out  # what it prints is swallowed
+
+
+def test_names_of_the_function_around_are_found_too():
+    def script():
+        net, trainloader = Net(), loaders()[0]
+
+        def train(epoch):
+            ordinary.plain(net, trainloader, optimizer, nn.CrossEntropyLoss())
+
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        return net, trainloader, train
+
+    net, trainloader, train = script()
+    only = "tensors that move", "fresh gradients"
+    found = run_checks(net, (trainloader, loaders()[1]), train_epoch=train, only=only)
+    assert [check.status for check in found] == ["PASS", "PASS"]
+    assert found[0].not_yours == ()  # the optimizer is the one that the function names
+
+
+def returning(value):
+    return lambda model, loader: value
+
+
+@pytest.mark.parametrize(
+    ("value", "loss", "accuracy"),
+    [
+        (0.25, None, 0.25),
+        (25.0, None, 0.25),
+        ((2.3, 0.25), 2.3, 0.25),
+        ((25.0, 2.3), 2.3, 0.25),
+        ([torch.tensor(2.3), torch.tensor(25.0)], 2.3, 0.25),
+        ({"val_loss": 2.3, "val_acc": 0.25}, 2.3, 0.25),
+        ({"loss": 2.3, "top1": 25.0, "top5": 60.0}, 2.3, 0.25),
+        (Sums(230, 25, 100), 2.3, 0.25),
+    ],
+)
+def test_what_an_evaluation_returns_is_read(value, loss, accuracy):
+    adapted = adapters.adapt_evaluation(
+        returning(value), nn.Linear(1, 1), [], nn.CrossEntropyLoss(), Sums(230, 25, 100)
+    )
+    for _ in range(2):
+        found = adapted(nn.Linear(1, 1), [])
+        assert found.loss == pytest.approx(loss)
+        assert found.accuracy == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("value", [None, "done", ("a", "b")])
+def test_an_evaluation_without_a_number_is_refused(value):
+    with pytest.raises(NotAdaptable, match="return the accuracy"):
+        adapters.adapt_evaluation(returning(value), nn.Linear(1, 1), [], nn.CrossEntropyLoss())(nn.Linear(1, 1), [])
+
+
+def test_top_five_is_not_taken_for_percent():
+    read = adapters.adapt_evaluation(returning(0.48), nn.Linear(1, 1), [], nn.CrossEntropyLoss(), Sums(230, 9, 100))
+    assert read(nn.Linear(1, 1), []).accuracy == 0.48
+
+
+def test_a_scheduler_among_the_arguments_is_bound_to_the_copy():
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+
+    def loop(model, loader, optimizer, lr_scheduler, criterion):
+        for x, y in loader:
+            optimizer.zero_grad()
+            criterion(model(x), y).backward()
+            optimizer.step()
+            lr_scheduler.step()
+
+    found = run(case(model, optimizer=optimizer, scheduler=scheduler, train_epoch=loop), only=("rates and updates",))
+    assert "the learning rate falls from 0.1" in found[0].why
+    assert (optimizer.param_groups[0]["lr"], scheduler.last_epoch) == (0.1, 0)
+
+
+# --- time, output, continuous integration ---
+
+
+class Lazy(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.004 * len(x))
+        return super().forward(x)
+
+
+def test_a_slow_network_ends_in_time_and_what_was_left_out_is_named(capsys):
+    begun = time.monotonic()
+    found = run(case(Lazy()), seconds=2.0)
+    assert time.monotonic() - begun < 12
+    assert {"beats blind", "overfit a batch"} <= named(found, "SKIP")
+    out = capsys.readouterr().out
+    assert "only=('beats blind',), seconds=300 runs it" in out
+    assert named(found, "FAIL") == set()
+
+
+def test_strict_raises_for_failures_and_not_for_warnings():
+    warned = case(train_epoch=ordinary.accumulate)
+    assert named(run(warned, only=("fresh gradients",), strict=True), "WARN") == {"fresh gradients"}
+    with pytest.raises(ChecksFailed, match=r"1 of 1 checks failed\nFAIL  fresh gradients"):
+        run(BUGS["step after the loop"].make(), only=("fresh gradients",), strict=True)
+
+
+def test_a_row_has_a_line_of_cause_and_one_of_remedy():
+    rows = str(Check("a", False, 1.0, "< 1", "it is 1", "make it 0", doubtful=True)).splitlines()
+    assert [row.split(":")[0].split("  ")[0].strip() or row.strip().split(":")[0] for row in rows] == [
+        "WARN", "cause", "remedy"
+    ]  # fmt: skip
+    assert str(Check("a", None, float("nan"), "", "pass b=")).endswith("not run: pass b=")
+
+
+def test_names_that_are_not_known_are_refused():
+    with pytest.raises(ValueError, match=r"overfit.*choose one of.*Did you mean 'overfit a batch'"):
+        run(case(), only=("overfit",))
+
+
+def test_further_checks_without_a_finding_are_one_line(capsys):
+    assert len(run(case())) == len(CHECKS)
+    out = capsys.readouterr().out
+    assert f"PASS  {len(FURTHER_CHECKS)} further checks: val like train, neighbouring pixels" in out
+    assert out.count("\n") == len(CHECKS) + 1
+
+
+def test_a_batch_that_cannot_be_taken_apart_is_one_sentence():
+    lone = [torch.zeros(8, 3, 32, 32)] * 3
+    with pytest.raises(ValueError, match="serve \\(images, labels\\)"):
+        run_checks(Net(), (lone, lone))
