@@ -17,12 +17,14 @@ from ordinary import (
     Case,
     Net,
     Pictures,
+    binary,
     by_names,
     case,
     levels,
     loaders,
     mirrored,
     normalise,
+    plain,
     sets,
 )
 from torch import nn
@@ -342,4 +344,167 @@ BUGS: dict[str, Bug] = {
     "over batches of full size": Bug(
         lambda: case(evaluate=over_nominal_size), "accuracy recomputed", "batches of full size"
     ),
+}  # fmt: skip
+
+
+# --- 20 more, written when the checks were done: 13 were named before anything was mended ---
+
+
+def seeded(model, loader, optimizer, criterion):
+    torch.manual_seed(42)
+    plain(model, loader, optimizer, criterion)
+
+
+class KeepProb(Net):
+    """The share that is kept, as another library counts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.9)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.drop(self.features(x)))
+
+
+class SigmoidFirst(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(super().forward(x))
+
+
+class Clamped(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).clamp(0, 1)
+
+
+class Hot(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) / 100
+
+
+class WithoutGradient(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            x = self.features(x)
+        return self.fc(x)
+
+
+def rebuilt_loss(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        optimizer.zero_grad()
+        loss = torch.tensor(criterion(model(x), y).item(), requires_grad=True)
+        loss.backward()
+        optimizer.step()
+
+
+def initialised(draw: Callable[[torch.Tensor], Any], norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> Net:
+    model = Net(norm=norm)
+    for layer in (model.conv1, model.conv2, model.fc):
+        draw(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+def transposed(image: torch.Tensor) -> torch.Tensor:
+    return normalise(image.transpose(1, 2))
+
+
+def first_batch_alone(model, loader):
+    model.eval()
+    correct = total = 0
+    with torch.no_grad():
+        for x, y in loader:
+            correct += (model(x).argmax(1) == y).sum().item()
+            total += len(y)
+            break
+    model.train()
+    return correct / total
+
+
+def lowest(model, loader):
+    model.eval()
+    with torch.no_grad():
+        hits = torch.cat([model(x).argmin(1) == y for x, y in loader])
+    model.train()
+    return hits.float().mean().item()
+
+
+def counting_on() -> Callable[..., float]:
+    count = {"correct": 0, "total": 0}
+
+    def evaluate(model, loader):
+        model.eval()
+        with torch.no_grad():
+            for x, y in loader:
+                count["correct"] += (model(x).argmax(1) == y).sum().item()
+                count["total"] += len(y)
+        model.train()
+        return count["correct"] / count["total"]
+
+    return evaluate
+
+
+def divided_twice(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        optimizer.zero_grad()
+        (criterion(model(x), y) / len(loader.dataset) / len(loader)).backward()
+        optimizer.step()
+
+
+def trains_in_eval(model, loader, optimizer, criterion):
+    model.eval()
+    for x, y in loader:
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+
+
+def images_shuffled(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        x = x[torch.randperm(len(x))]
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+
+
+def last_batch_alone(model, loader, optimizer, criterion):
+    model.train()
+    for x, y in loader:
+        output = model(x)
+    optimizer.zero_grad()
+    criterion(output, y).backward()
+    optimizer.step()
+
+
+def _in_order() -> tuple[DataLoader, DataLoader]:
+    return DataLoader(sets()[0], 64), loaders()[1]
+
+
+LATER: dict[str, tuple[Callable[[], Case], str]] = {
+    "manual_seed in every epoch": (lambda: case(train_epoch=seeded), "sets a seed itself"),
+    "the share that is kept": (lambda: case(KeepProb()), "dropout"),
+    "sigmoid before BCE with logits": (lambda: case(SigmoidFirst(), loss=binary), "sigmoid"),
+    "learning rate 0": (lambda: case(make_optimizer=sgd(lr=0.0)), "learning rate, 0, is too small"),
+    "a loss made of item()": (lambda: case(train_epoch=rebuilt_loss), "no gradient arrives"),
+    "weights of 0": (lambda: case(initialised(nn.init.zeros_)), "exactly 0"),
+    "weights of spread 1": (
+        lambda: case(initialised(nn.init.normal_, lambda _: nn.Identity())), "weights, are too large"
+    ),
+    "rows and columns exchanged in validation": (lambda: case(data=loaders(*sets(normalise, transposed))), "rows"),
+    "every label is 0": (lambda: case(data=changed_labels(lambda y: y * 0)), "labels are 0"),
+    "break after a batch of validation": (lambda: case(evaluate=first_batch_alone), "accuracy of the first batch"),
+    "counters that are never reset": (lambda: case(evaluate=counting_on()), "scored twice"),
+    "loss over the length of the set": (
+        lambda: case(train_epoch=divided_twice, make_optimizer=sgd(lr=0.01)), "is too small"
+    ),
+    "argmin": (lambda: case(evaluate=lowest), "lowest logit"),
+    "eval() in training": (lambda: case(train_epoch=trains_in_eval), "not call model.train()"),
+    "images shuffled in the loop": (lambda: case(train_epoch=images_shuffled), "with your loop"),
+    "outputs clamped": (lambda: case(Clamped()), "no logit is negative"),
+    "a temperature of 100": (lambda: case(Hot()), "temperature"),
+    "a backbone under no_grad": (lambda: case(WithoutGradient()), "no gradient reaches"),
+    "the last batch alone": (lambda: case(train_epoch=last_batch_alone), "outside of the loop"),
+    "shuffle=False": (lambda: case(data=_in_order()), "same order"),
 }  # fmt: skip

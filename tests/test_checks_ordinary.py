@@ -2,14 +2,13 @@
 
 import copy
 import time
-from collections import Counter
 from typing import ClassVar
 
 import ordinary
 import pytest
 import torch
 from ordinary import ARCHITECTURES, LOOPS, PUBLIC, Net, Pictures, case, levels, loaders, run, sets
-from ordinary_bugs import BUGS
+from ordinary_bugs import BUGS, LATER
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -98,14 +97,21 @@ def test_the_published_share_is_what_was_measured(verdicts):
     assert f"{len(caught)} of {len(BUGS)}" in cifar_helpers.checks.__doc__
 
 
+def causes(found: list[Check]) -> str:
+    return "\n".join(str(check) for check in found if check.passed is False)
+
+
 @pytest.mark.slow
 def test_a_whole_run_names_the_bugs_too():
-    """The row that names the cause is among those that a reader sees, and no row of a bug is one of a good twin."""
-    good = {str(check) for check in run(case(), seconds=None) if check.passed is False}
-    assert good == set()
-    seen = Counter(bool(bug.check) and any(bug.words in str(check) for check in run(bug.make(), seconds=None)
-                   if check.passed is False) for bug in BUGS.values())  # fmt: skip
-    assert seen[True] >= 37
+    assert causes(run(case(), seconds=None)) == ""
+    named_by = [bug.check and bug.words in causes(run(bug.make(), seconds=None)) for bug in BUGS.values()]
+    assert sum(map(bool, named_by)) == 39
+
+
+@pytest.mark.slow
+def test_most_of_the_bugs_that_were_written_later_are_named():
+    missed = {name for name, (make, words) in LATER.items() if words not in causes(run(make(), seconds=None))}
+    assert missed == {"rows and columns exchanged in validation", "a temperature of 100"}
 
 
 # --- the reader's own objects ---

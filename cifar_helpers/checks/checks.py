@@ -114,12 +114,17 @@ def _redraw_head(model: nn.Module, num_classes: int, std: float) -> None:
             bias.zero_()
 
 
+def _drops(module: nn.Module) -> bool:
+    """Return whether a module is dropout or stochastic depth, of torch or of others."""
+    return any(name in type(module).__name__ for name in ("Drop", "StochasticDepth"))
+
+
 def _remove_dropout(model: nn.Module) -> nn.Module:
     """Return the model with every dropout and stochastic depth at 0, for checks in which two passes must agree."""
     for module in model.modules():
         for name in ("p", "drop_prob"):
-            if "Drop" in type(module).__name__ or "StochasticDepth" in type(module).__name__:
-                vars(module).update({name: 0.0} if name in vars(module) else {})
+            if _drops(module) and name in vars(module):
+                setattr(module, name, 0.0)
     return model
 
 
@@ -184,8 +189,11 @@ def check_loss_at_init(pipeline: Pipeline) -> _Found:
     batches = [(_training_logits(pipeline, images), labels) for images, labels in served]
     num_classes = batches[0][0].shape[1]
     off = statistics.mean(pipeline.loss(*batch).item() for batch in batches) - math.log(num_classes)
+    bound = f"within 0.4 of ln {num_classes}"
+    if abs(off) < 0.4:
+        return _Found(True, off, bound)
     why, remedy = _explain_first_loss(pipeline, *batches[0], served[0][0])
-    return _Found(abs(off) < 0.4, off, f"within 0.4 of ln {num_classes}", why, remedy, doubtful=math.isfinite(off))
+    return _Found(False, off, bound, why, remedy, doubtful=math.isfinite(off))
 
 
 def _explain_first_loss(
@@ -199,6 +207,11 @@ def _explain_first_loss(
         return why, "pass logits to CrossEntropyLoss; squared error, BCE or focal loss are fine where they are meant"
     if images.std() > 5:
         return f"the inputs are too large: their standard deviation is {images.std():.3g}", "normalise the images"
+    quiet = pipeline.loss(_logits_of(pipeline, images), labels).item() - math.log(logits.shape[1])
+    drops = [f"{name}, p={m.p:g}" for name, m in pipeline.model.named_modules() if getattr(m, "p", 0) and _drops(m)]
+    if abs(quiet) < 0.4 and drops:
+        why = f"in training mode alone: dropout ({_few(drops)}) enlarges what it keeps"
+        return why, "p is the share that is dropped, not the one that is kept; above 0.5 is unusual"
     spread, bias = logits.std().item(), _spread_of_bias(pipeline.model, logits.shape[1])
     if bias > 0.5 * spread:
         why = f"the bias of the head prefers classes before any is seen: it spreads by {bias:.2g}"
@@ -521,9 +534,24 @@ def check_seed(pipeline: Pipeline) -> _Found:
     bound = "= 0 tensors, epochs differ"
     if not shuffled:
         return _Found(False, differ, bound, "every epoch has the same order", "shuffle the training images")
+    if not _is_ours(pipeline, "train_epoch") and _seeds_itself(pipeline):
+        why = "your train function sets a seed itself, such as manual_seed(0): every epoch has the same order"
+        return _Found(False, differ, bound, why, "set the seed once, before the first epoch", doubtful=True)
     why = "something draws without the seed: two runs with one seed end with different weights"
     remedy = "draw with torch, NumPy or random, and no generator of your own that is seeded once or not at all"
     return _Found(differ == 0, differ, bound, why, remedy, doubtful=True)
+
+
+def _seeds_itself(pipeline: Pipeline) -> bool:
+    """Return whether the random numbers after the loop do not depend on those before it."""
+    states = []
+    for seed in (1, 2):
+        seed_everything(seed)
+        batch = training_batch(pipeline, 8)
+        seed_everything(seed)
+        _train_copy(pipeline, [batch])
+        states.append(torch.get_rng_state())
+    return torch.equal(*states)
 
 
 def _same_order(pipeline: Pipeline) -> bool:
@@ -617,6 +645,9 @@ def _explain_floor(
             ("return logits: the loss applies the softmax"),
             False,
         )
+    if (logits > 0).all() and (logits < 1).all():
+        why = f"every output lies between {logits.min():.2g} and {logits.max():.2g}: a sigmoid before the loss?"
+        return why, "return logits: the loss applies what it needs", False
     if (logits >= 0).all():
         losses = -logits.log_softmax(1).gather(1, classes[:, None]).flatten()
         closed = int(((losses - math.log(num_classes)).abs() < 0.1).sum())

@@ -695,7 +695,9 @@ def _other_accuracies(
     values = {f"the top-{k} accuracy": metrics.top_k_accuracy(logits, labels, k) for k in range(2, 11)}
     return {
         "the mean of the accuracies of batches, in which a smaller last one counts too much": float(np.mean(by_batch)),
+        "the accuracy of the first batch": by_batch[0],
         "the accuracy of the last batch": by_batch[-1],
+        "how often the lowest logit is the label's": (logits.argmin(1) == labels).float().mean().item(),
         "the share of errors": 1 - hits / count,
         "hits over the number of batches": hits / len(batches),
         "hits over batches of full size": hits / (len(batches) * len(batches[0][1])),
