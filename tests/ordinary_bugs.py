@@ -472,9 +472,9 @@ def images_shuffled(model, loader, optimizer, criterion):
 def last_batch_alone(model, loader, optimizer, criterion):
     model.train()
     for x, y in loader:
-        output = model(x)
+        loss = criterion(model(x), y)
     optimizer.zero_grad()
-    criterion(output, y).backward()
+    loss.backward()
     optimizer.step()
 
 

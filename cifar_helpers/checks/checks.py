@@ -39,6 +39,7 @@ from cifar_helpers.checks.pipeline import (
     _NotApplicable,
     _one_epoch,
     _ordered,
+    _OutOfTime,
     _score,
     _take_steps,
     _training_logits,
@@ -363,11 +364,8 @@ def _explain_stuck(
     trainable = [name for name in _sort_tensors(pipeline)[0] if name in named]
     missing = [name for name in trainable if id(named[name]) not in held]
     if missing and not held & {id(p) for p in named.values()}:
-        return (
-            "stuck: the optimizer holds none of the parameters of this model",
-            ("make the optimizer of the model that is trained, after .to(device) and after its head is replaced"),
-            False,
-        )
+        remedy = "make the optimizer of the model that is trained, after .to(device) and after its head is replaced"
+        return "stuck: the optimizer holds none of the parameters of this model", remedy, False
     if missing:
         why = f"{len(missing)} trainable parameters are not in the optimizer: {_few(missing)}"
         remedy = "make the optimizer after the last change of the model; if they are meant to stay: frozen=(…)"
@@ -378,22 +376,13 @@ def _explain_stuck(
         if unused == lost == stuck:
             return f"never used in the forward pass: {_few(unused)}", "call the layer, or remove it", True
         cut = [name for name in lost if name not in unused]
-        return (
-            f"no gradient reaches {_few(cut or unused)}, though the forward pass uses them",
-            ("look for detach(), .data, no_grad(), or a detour over NumPy"),
-            False,
-        )
+        why = f"no gradient reaches {_few(cut or unused)}, though the forward pass uses them"
+        return why, "look for detach(), .data, no_grad(), or a detour over NumPy", False
     if all(gradients[name] == 0 for name in stuck):
-        return (
-            f"the gradient of {_few(stuck)} is exactly 0",
-            "is their output thrown away, or the ReLU behind dead?",
-            True,
-        )
-    return (
-        f"stuck: {_few(stuck)}, though a gradient reaches them",
-        ("look at the rate of the optimizer, and at what happens between backward() and step()"),
-        False,
-    )
+        why = f"the gradient of {_few(stuck)} is exactly 0"
+        return why, "is their output thrown away, or the ReLU behind dead?", True
+    remedy = "look at the rate of the optimizer, and at what happens between backward() and step()"
+    return f"stuck: {_few(stuck)}, though a gradient reaches them", remedy, False
 
 
 def _is_used(pipeline: Pipeline, name: str) -> bool:
@@ -422,14 +411,15 @@ class _GradientRecorder(torch.optim.Optimizer):
 
     Attributes:
         seen: the gradient at each step, all parameters in a row.
-        arrived: the sum of the norms of what backward passes have left since the last step; `backward`: ever.
+        arrived: the sum of the norms of what backward passes have left since the last step.
+        backward: whether there was one at all.
+        lost: the steps that found no gradient although one had arrived.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__([p for p in model.parameters() if p.requires_grad], {"lr": 0.0})
         self.seen: list[torch.Tensor] = []
-        self.lost = 0
-        self.arrived, self.backward = 0.0, False
+        self.lost, self.arrived, self.backward = 0, 0.0, False
         for parameter in self.param_groups[0]["params"]:
             parameter.register_post_accumulate_grad_hook(self._note)
 
@@ -454,8 +444,10 @@ class _GradientRecorder(torch.optim.Optimizer):
 def check_fresh_gradients(pipeline: Pipeline) -> _Found:
     """The same batch at the same weights has the same gradient at every step: nothing is carried over."""
     batches = max(_STEPPING_BATCHES, 2 * (pipeline.accumulate or 1))
-    recorder = _record_gradients(pipeline, batches)
-    steps, bound = len(recorder.seen), "change < 0.001 from step to step"
+    recorder, bound = _record_gradients(pipeline, batches), "change < 0.001 from step to step"
+    for longer in (16, 64) if recorder.backward and not recorder.seen else ():
+        batches, recorder = longer, recorder if recorder.seen else _record_gradients(pipeline, longer)
+    steps = len(recorder.seen)
     if steps == 0:
         what = "optimizer.step()" if recorder.backward else "loss.backward(), then optimizer.step(),"
         return _Found(False, math.nan, bound, f"{what} is never called", f"call {what} once for each batch")
@@ -468,16 +460,9 @@ def check_fresh_gradients(pipeline: Pipeline) -> _Found:
         return _Found(False, math.nan, bound, why, "call loss.backward() before optimizer.step()")
     growth = max(((gradient - first).norm() / first.norm()).item() for gradient in recorder.seen)
     if growth >= 1e-3:
-        return _Found(
-            False,
-            growth,
-            bound,
-            "gradients add up from step to step",
-            "call optimizer.zero_grad() before every backward()",
-        )
-    if steps != 2 * batches:
-        return _judge_accumulation(pipeline, 2 * batches / steps, first, growth)
-    return _Found(True, growth, bound)
+        why = "gradients add up from step to step"
+        return _Found(False, growth, bound, why, "call optimizer.zero_grad() before every backward()")
+    return _Found(True, growth, bound) if steps == 2 * batches else _judge_accumulation(pipeline, recorder, 2 * batches)
 
 
 def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
@@ -490,26 +475,24 @@ def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
     return recorder
 
 
-def _judge_accumulation(pipeline: Pipeline, share: float, gradient: torch.Tensor, growth: float) -> _Found:
+def _judge_accumulation(pipeline: Pipeline, recorder: _GradientRecorder, batches: int) -> _Found:
     """Return the verdict on a loop that steps once for several batches, or several times for one."""
-    bound = "one step for each batch" if pipeline.accumulate is None else f"one for {pipeline.accumulate} batches"
-    if share < 1:
-        why = f"{1 / share:.3g} steps for each batch: does the function train for several epochs?"
-        return _Found(False, 1 / share, bound, why, "let it train for one epoch", doubtful=True)
-    longer = _record_gradients(pipeline, 16)
-    if len(longer.seen) == 2 and share == _STEPPING_BATCHES:
+    count, meant = batches / len(recorder.seen), pipeline.accumulate
+    bound = "one step for each batch" if meant is None else f"one step for {meant} batches"
+    if count < 1:
+        why = f"{1 / count:.3g} steps for each batch: does the function train for several epochs?"
+        return _Found(False, 1 / count, bound, why, "let it train for one epoch", doubtful=True)
+    longer = _record_gradients(pipeline, batches)
+    count = 2 * batches / len(longer.seen)
+    if len(longer.seen) == len(recorder.seen) == 2:
         why = "one step an epoch, however many batches there are: optimizer.step() stands outside of the loop"
-        return _Found(False, share, bound, why, "indent optimizer.step() into the loop")
-    recorder, _ = longer, growth
-    count = round(32 / len(recorder.seen))
-    single = _single_gradient(pipeline)
-    factor = (gradient.norm() / single.norm()).item()
+        return _Found(False, count, bound, why, "indent optimizer.step() into the loop")
+    factor = (recorder.seen[0].norm() / _single_gradient(pipeline).norm()).item()
     if factor > 1.5:
-        why = f"the gradients of {count} batches are added: the step is {factor:.3g} times as large as of one batch"
+        why = f"the gradients of {count:g} batches are added: a step is {factor:.3g} times as large as one batch's"
         return _Found(False, factor, bound, why, "divide the loss by the number of batches that add up", doubtful=True)
-    meant = pipeline.accumulate == count
-    why = f"one step for {count} batches: their gradients accumulate"
-    return _Found(meant, count, bound, why, f"if that is meant: accumulate={count}", doubtful=True)
+    why = f"one step for {count:g} batches: their gradients accumulate"
+    return _Found(meant == count, count, bound, why, f"if that is meant: accumulate={count:g}", doubtful=True)
 
 
 def _single_gradient(pipeline: Pipeline) -> torch.Tensor:
@@ -640,22 +623,16 @@ def _explain_floor(
     logits, classes = _training_logits(pipeline, images, model), _hard(labels)
     num_classes, scored = logits.shape[1], metrics.sums(logits, classes)
     if (logits >= 0).all() and ((logits.sum(1) - 1).abs() < 1e-3).all():
-        return (
-            "stuck at ln(e + C - 1) - 1: a softmax before the cross-entropy",
-            ("return logits: the loss applies the softmax"),
-            False,
-        )
+        why = "stuck at ln(e + C - 1) - 1: a softmax before the cross-entropy"
+        return why, "return logits: the loss applies the softmax", False
     if (logits > 0).all() and (logits < 1).all():
         why = f"every output lies between {logits.min():.2g} and {logits.max():.2g}: a sigmoid before the loss?"
         return why, "return logits: the loss applies what it needs", False
     if (logits >= 0).all():
         losses = -logits.log_softmax(1).gather(1, classes[:, None]).flatten()
         closed = int(((losses - math.log(num_classes)).abs() < 0.1).sum())
-        return (
-            f"no logit is negative, {closed} of {scored.count} images stay at ln C: is there a ReLU on the logits?",
-            ("let the last layer be linear"),
-            False,
-        )
+        why = f"no logit is negative, {closed} of {scored.count} images stay at ln C: is there a ReLU on the logits?"
+        return why, "let the last layer be linear", False
     culprit = _exchange_parts(pipeline, start, images, labels)
     if culprit:
         return culprit
@@ -682,10 +659,8 @@ def _exchange_parts(
         trials["your optimizer"] = {"make_optimizer": _adam}
     if len(trials) == 2:
         trials["your optimizer and your loop"] = {"train_epoch": train_epoch, "make_optimizer": _adam}
-    from dataclasses import replace
-
     for part, others in trials.items():
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, _OutOfTime):
             if _learn_by_heart(replace(pipeline, **others), copy.deepcopy(start), images, labels).accuracy == 1:
                 return _name_culprit(pipeline, start, part)
     return None
@@ -747,11 +722,7 @@ def _explain_blindness(
     """Return why a trained network is no better than guessing, what to do, and whether it may be meant."""
     if _accuracy(_logits_of(pipeline, images, model), labels) > wanted:
         why = "the network beats guessing, and your evaluation does not say so: does it evaluate another network?"
-        return (
-            why,
-            "an average of weights needs more steps than a check has; else let it use the model it is given",
-            True,
-        )
+        return why, "an average of weights needs more steps than this; else let it use the model it is given", True
     if _accuracy(_training_logits(pipeline, images, copy.deepcopy(model)), labels) > wanted:
         momentum = {m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         why = f"it beats guessing in training mode alone; momentum of BatchNorm: {momentum or 'none'}"
@@ -834,11 +805,11 @@ def check_evaluation(pipeline: Pipeline) -> _Found:
         return _Found(False, math.nan, bound, why, "give validation a transform of its own, without anything random")
     with _watching(pipeline.model) as seen:
         whole = _score(pipeline, pipeline.model, [(images, labels)])
-    if seen.training:
-        why = f"the evaluation runs in training mode: {_few(sorted(seen.training))}"
-        return _Found(False, len(seen.training), bound, why, "call model.eval() before it")
+    if seen:
+        why = f"the evaluation runs in training mode: {_few(sorted(seen))}"
+        return _Found(False, len(seen), bound, why, "call model.eval() before it")
     again = _score(pipeline, pipeline.model, [(images, labels)])
-    if (again.loss, again.accuracy) != (whole.loss, whole.accuracy):
+    if max(_difference(again.loss, whole.loss, 1), _difference(again.accuracy, whole.accuracy, 1)) > 1e-5:
         why = "the evaluation is random: the same images, scored twice, have different scores"
         return _Found(False, math.nan, bound, why, "F.dropout needs training=self.training; nn.Dropout knows the mode")
     ways = [list(zip(images.split(size), labels.split(size), strict=True)) for size in (1, 7)]
@@ -865,37 +836,21 @@ def _is_mean_of_means(pipeline: Pipeline, batches: list[Batch], reported: Any) -
     return abs(statistics.mean(losses) / reported.loss - 1) < 1e-4
 
 
-@dataclass
-class _Seen:
-    """What was seen of a model while it ran: the modules that draw or count in training mode; a graph; calls."""
-
-    training: set[str]
-    graph: bool = False
-    calls: int = 0
-
-
 @contextmanager
-def _watching(model: nn.Module) -> Iterator[_Seen]:
-    """Watch in which mode a model and its parts are called."""
-    seen, handles = _Seen(set()), []
+def _watching(model: nn.Module) -> Iterator[set[str]]:
+    """Collect the names of BatchNorm and dropout layers that run in training mode."""
+    seen: set[str] = set()
+    handles = []
     for name, module in model.named_modules():
-        kind = type(module).__name__
-        matters = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-        if matters or ("Drop" in kind and getattr(module, "p", 1) != 0):
-            handles.append(
-                module.register_forward_pre_hook(lambda m, _, n=name: seen.training.add(n) if m.training else None)
-            )
-    handles.append(model.register_forward_pre_hook(lambda *_: _note_call(seen)))
+        counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if counts or (_drops(module) and getattr(module, "p", 1) != 0):
+            note = lambda m, _, name=name: seen.add(name) if m.training else None  # noqa: E731
+            handles.append(module.register_forward_pre_hook(note))
     try:
         yield seen
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _note_call(seen: _Seen) -> None:
-    seen.calls += 1
-    seen.graph = seen.graph or torch.is_grad_enabled()
 
 
 @_check("evaluation, no trace", "evaluate")

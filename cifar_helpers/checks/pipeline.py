@@ -154,7 +154,8 @@ def _check(name: str, *judges: str) -> Callable[[Callable[[Pipeline], _Found]], 
             with private_randomness(_device_of(pipeline.model)), _loaders_randomness(pipeline):
                 seed_everything(pipeline.seed)
                 try:
-                    found = function(replace(pipeline, model=copy.deepcopy(pipeline.model)))
+                    kept = {} if pipeline.kept is None else pipeline.kept
+                    found = function(replace(pipeline, model=copy.deepcopy(pipeline.model), kept=kept))
                 except _NotApplicable as error:
                     return Check(name, None, math.nan, "", str(error))
                 except Exception as error:
@@ -457,7 +458,7 @@ def _take_steps(
     watch = at_batch or (lambda _: _keep_time(pipeline.deadline))
     ours = _is_ours(pipeline, "train_epoch")
     given = _watched(list(batches), watch) if ours else _hand_on(batches, pipeline.train, watch)
-    if ours and not _returns_logits(pipeline, model):
+    if ours and not _returns_logits(pipeline, model, given):
         _train_heads(pipeline, model, optimizer, given)
         return
     with _quiet(not ours):
@@ -470,9 +471,9 @@ def _score(
     """Return what the pipeline's evaluation makes of the batches; by default it stops at the deadline."""
     watch = at_batch or (lambda _: _keep_time(pipeline.deadline))
     ours = _is_ours(pipeline, "evaluate")
-    if ours and not _returns_logits(pipeline, model):
-        model = _LogitsOnly(model, pipeline)
     given = _watched(list(batches), watch) if ours else _hand_on(batches, pipeline.val, watch)
+    if ours and not _returns_logits(pipeline, model, given):
+        model = _LogitsOnly(model, pipeline)
     with _quiet(not ours):
         return pipeline.evaluate(model, given)
 
@@ -528,17 +529,19 @@ def _training_logits(pipeline: Pipeline, images: torch.Tensor, model: nn.Module 
         return _forward(pipeline, (model or pipeline.model).train(), images).float()
 
 
-def _returns_logits(pipeline: Pipeline, model: nn.Module) -> bool:
+def _returns_logits(pipeline: Pipeline, model: nn.Module, batches: list[Batch]) -> bool:
     """Return whether the model gives logits alone, in training too."""
     if pipeline.forward is not None:
         return False
-    probe = copy.deepcopy(model).train()
-    for module in probe.modules():  # whoever watches the model need not see this
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    images = training_batch(pipeline, 4)[0]
-    with private_randomness(_device_of(model)), torch.no_grad():
-        return isinstance(probe(images), torch.Tensor)
+    kept = {} if pipeline.kept is None else pipeline.kept
+    if "plain" not in kept:
+        probe = copy.deepcopy(model).train()
+        for module in probe.modules():  # whoever watches the model need not see this
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        with private_randomness(_device_of(model)), torch.no_grad():
+            kept["plain"] = isinstance(probe(batches[0][0][:4].to(_device_of(model))), torch.Tensor)
+    return kept["plain"]
 
 
 class _LogitsOnly(nn.Module):
