@@ -38,11 +38,11 @@ from cifar_helpers.checks.pipeline import (
     _logits_of,
     _NotApplicable,
     _one_epoch,
-    _ordered,
     _OutOfTime,
     _score,
     _take_steps,
     _training_logits,
+    _validation,
     _validation_batch,
     serve,
     training_batch,
@@ -149,7 +149,7 @@ def _few(names: Iterable[str]) -> str:
 def check_batches(pipeline: Pipeline) -> _Found:
     """Shape, type and range of images and labels, in training and validation."""
     num_classes = _logits_of(pipeline, training_batch(pipeline, 2)[0]).shape[1]
-    batches = {"train": training_batch(pipeline), "val": _gather(_ordered(pipeline.val), pipeline.batch_size)}
+    batches = {"train": training_batch(pipeline), "val": _gather(_validation(pipeline), pipeline.batch_size)}
     faults = [f"{name}: {fault}" for name, batch in batches.items() for fault in batch_faults(*batch, num_classes)]
     labels = _hard(batches["train"][1])
     if len(labels) >= 16 and len(labels.unique()) == 1:
@@ -166,7 +166,7 @@ def check_round_trip(pipeline: Pipeline) -> _Found:
     if None in normalisers:
         raise _NotApplicable("train and val need a normaliser, as data.Batches have")
     errors = []
-    for normaliser, batches in zip(normalisers, (_one_epoch(pipeline), _ordered(pipeline.val)), strict=True):
+    for normaliser, batches in zip(normalisers, (_one_epoch(pipeline), _validation(pipeline)), strict=True):
         images, _ = _gather(batches, pipeline.batch_size)
         errors.append((normaliser(normaliser.inverse(images)) - images).abs().max().item())
     levels = torch.arange(256, dtype=torch.uint8, device=images.device).expand(1, 3, 256, 256)
@@ -736,8 +736,7 @@ def _explain_blindness(
 
 def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
     """Yield validation accuracies after every BASELINE_STEPS: on the data as it is, on zeros, on shuffled labels."""
-    _require_pipeline("pipeline", pipeline)
-    images, labels = _gather(_ordered(pipeline.val), BASELINE_IMAGES)
+    images, labels = _gather(_validation(pipeline), BASELINE_IMAGES)
     models = {name: copy.deepcopy(pipeline.model) for name in _SPOILED}
     optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}
     served = _endless(pipeline)

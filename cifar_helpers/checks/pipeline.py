@@ -217,7 +217,8 @@ def _take_apart(batch: Any) -> Batch:
         _NotApplicable: there is no telling which they are.
     """
     if isinstance(batch, tuple | list) and len(batch) >= 2 and isinstance(batch[0], torch.Tensor):
-        return batch[0], torch.as_tensor(batch[1])
+        with suppress(TypeError, ValueError):  # labels that are no numbers
+            return batch[0], torch.as_tensor(batch[1])
     if isinstance(batch, Mapping):
         image, label = _keys(batch)
         return batch[image], batch[label]
@@ -276,8 +277,21 @@ def _one_epoch(pipeline: Pipeline, epoch: int = 0) -> Iterator[Batch]:
     """Return the training batches of an epoch, each of `batch_size` examples or fewer."""
     if isinstance(pipeline.train, EpochBatches):
         return pipeline.train.epoch(epoch, seed=pipeline.seed, batch_size=pipeline.batch_size)
-    taken = map(_take_apart, pipeline.train)
-    return ((images[: pipeline.batch_size], labels[: pipeline.batch_size]) for images, labels in taken)
+    served = map(_take_apart, _in_process(pipeline.train, pipeline.batch_size))
+    taken = ((images[: pipeline.batch_size], labels[: pipeline.batch_size]) for images, labels in served)
+    return _here(pipeline, taken)
+
+
+def _here(pipeline: Pipeline, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches on the device of the model: a reader's loop moves hers itself."""
+    device = _device_of(pipeline.model)
+    for images, labels in batches:
+        yield images.to(device), labels.to(device)
+
+
+def _validation(pipeline: Pipeline) -> Iterator[Batch]:
+    """Return the validation batches, unchanged, on the device of the model."""
+    return _here(pipeline, _ordered(pipeline.val))
 
 
 def _ordered(batches: Iterable[Any]) -> Iterable[Batch]:
@@ -291,17 +305,38 @@ def _ordered(batches: Iterable[Any]) -> Iterable[Batch]:
     return map(_take_apart, _mixed(batches))
 
 
+def _is_plain(batches: Iterable[Any]) -> bool:
+    """Return whether these are served by an ordinary DataLoader over a Dataset with a length."""
+    if not isinstance(batches, DataLoader) or type(batches).__iter__ is not DataLoader.__iter__:
+        return False
+    return batches.batch_size is not None and not isinstance(batches.dataset, IterableDataset)
+
+
+def _in_process(batches: Iterable[Any], largest: int) -> Iterable[Any]:
+    """Return a DataLoader without workers, which take long to start, and of small batches; anything else as it is."""
+    if not _is_plain(batches):
+        return batches
+    loader: DataLoader = batches  # type: ignore[assignment]
+    size = min(largest, loader.batch_size or largest)
+    return DataLoader(loader.dataset, size, sampler=loader.sampler, collate_fn=loader.collate_fn)
+
+
 def _mixed(batches: Iterable[Any]) -> Iterable[Any]:
     """Return a DataLoader over what the given one serves, in a fixed order; anything else as it is."""
-    plain = isinstance(batches, DataLoader) and type(batches).__iter__ is DataLoader.__iter__
-    if not plain or isinstance(batches.dataset, IterableDataset) or batches.batch_size is None:  # type: ignore[attr-defined]
+    if not _is_plain(batches):
         return batches
+    loader: DataLoader = batches  # type: ignore[assignment]
+    numbers = sorted(_drawn(loader))
+    order = torch.randperm(len(numbers), generator=make_generator("mixed")).tolist()
+    subset = Subset(loader.dataset, [numbers[i] for i in order])
+    return DataLoader(subset, min(loader.batch_size or 1, 256), collate_fn=loader.collate_fn)
+
+
+def _drawn(loader: DataLoader) -> list[int]:
+    """Return the numbers of the examples that a loader serves in an epoch; no random number is used up."""
     with private_randomness(torch.device("cpu")):
         torch.manual_seed(0)
-        numbers = sorted(batches.sampler)
-    order = torch.randperm(len(numbers), generator=make_generator("mixed")).tolist()
-    subset = Subset(batches.dataset, [numbers[i] for i in order])
-    return DataLoader(subset, min(batches.batch_size, 256), collate_fn=batches.collate_fn)
+        return list(itertools.islice(loader.sampler, len(loader.sampler)))  # type: ignore[arg-type]
 
 
 def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
@@ -339,7 +374,7 @@ def training_batch(pipeline: Pipeline, count: int | None = None) -> Batch:
 
 def _validation_batch(pipeline: Pipeline, count: int) -> Batch:
     """Return `count` validation examples, always the same, with class numbers for labels."""
-    images, labels = _gather(_ordered(pipeline.val), count)
+    images, labels = _gather(_validation(pipeline), count)
     return images, _hard(labels)
 
 
@@ -423,7 +458,7 @@ def _hand_on(batches: Iterable[Batch], like: Iterable[Any], at_batch: Callable[[
     sizes = [len(numbers) for numbers in rows.batches]
     even = len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]
     options: dict[str, Any] = {"batch_size": sizes[0]} if even else {"batch_sampler": _GivenBatches(rows.batches)}
-    with suppress(TypeError, ValueError, AttributeError):  # a subclass may take other arguments
+    with suppress(Exception):  # a subclass may take other arguments
         return type(like)(rows, **options)
     return DataLoader(rows, **options)
 

@@ -27,18 +27,21 @@ from cifar_helpers.checks.pipeline import (
     Pipeline,
     _check,
     _device_of,
+    _drawn,
     _forward,
     _Found,
     _gather,
     _hard,
+    _here,
+    _in_process,
     _is_ours,
     _logits_of,
     _NotApplicable,
-    _ordered,
     _score,
     _take_apart,
     _take_steps,
     _training_logits,
+    _validation,
     _validation_batch,
     serve,
     training_batch,
@@ -66,6 +69,7 @@ _COMPARED = 600  # images of training, and as many of validation
 _RUN_STEPS = 20
 _REPORTED_IMAGES = 210  # in batches of 50, so that the last is smaller
 _ITEMS = 4
+_STORED = 50_000  # rows in memory that are compared
 
 
 # --- the data ---
@@ -75,7 +79,7 @@ def _many(pipeline: Pipeline, count: int = _COMPARED) -> Batch:
     """Return `count` training examples as they are served, augmentation included."""
     if isinstance(pipeline.train, EpochBatches):
         return _gather(pipeline.train.epoch(0, seed=pipeline.seed, batch_size=250), count)
-    return _gather(map(_take_apart, pipeline.train), count)
+    return _gather(_here(pipeline, map(_take_apart, _in_process(pipeline.train, 256))), count)
 
 
 @_check("val like train")
@@ -84,7 +88,7 @@ def check_val_like_train(pipeline: Pipeline) -> _Found:
 
     Looked at in the middle of the images, which cropping with a border leaves alone.
     """
-    images, (train, _) = _gather(_ordered(pipeline.val), _COMPARED)[0], _many(pipeline)
+    images, (train, _) = _gather(_validation(pipeline), _COMPARED)[0], _many(pipeline)
     bound = "differences < 0.3 spreads, or z < 8"
     if images.shape[1:] != train.shape[1:]:
         sizes = f"{tuple(train.shape[1:])} in training, {tuple(images.shape[1:])} in validation"
@@ -157,7 +161,7 @@ _FEATURES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def check_neighbours(pipeline: Pipeline) -> _Found:
     """Neighbouring pixels are alike in both directions, as they are in pictures."""
     found = []
-    for name, images in (("train", _many(pipeline, 64)[0]), ("val", _gather(_ordered(pipeline.val), 64)[0])):
+    for name, images in (("train", _many(pipeline, 64)[0]), ("val", _gather(_validation(pipeline), 64)[0])):
         alike = _alike(images)
         found.append(alike)
         if alike < 0.5:
@@ -205,7 +209,7 @@ def _all_labels(batches: Iterable[Any]) -> torch.Tensor | None:
     kept = tensors[1] if kept is None and len(tensors) > 1 else kept
     try:
         labels = torch.as_tensor(_array(kept))
-        return labels[indices] if labels.ndim == 1 and labels.dtype == torch.int64 else None
+        return labels[indices] if labels.shape == (len(dataset),) and labels.dtype == torch.int64 else None
     except (TypeError, ValueError, IndexError, RuntimeError):
         return None
 
@@ -247,8 +251,11 @@ def _read(dataset: Any, index: int, seed: int) -> torch.Tensor:
     """Return the image of an item, copied."""
     seed_everything(seed)
     item = dataset[index]
-    image = next(iter(item.values())) if isinstance(item, dict) else item[0]
-    return image.clone() if isinstance(image, torch.Tensor) else torch.as_tensor(np.array(image))
+    parts = item.values() if isinstance(item, dict) else item if isinstance(item, tuple | list) else [item]
+    image = next((part for part in parts if isinstance(part, torch.Tensor | np.ndarray)), None)
+    if image is None:
+        raise _NotApplicable("items of train hold no tensor and no array")
+    return torch.as_tensor(_array(image).copy())
 
 
 def _stored_digest(dataset: Any, row: int) -> int:
@@ -262,33 +269,30 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _stored(dataset: Any) -> list[Any]:
-    """Return the arrays, tensors, and lists of them that hold a Dataset's images in memory."""
-    held = [*vars(dataset).values(), *getattr(dataset, "tensors", ())]
-    held = [value for value in held if isinstance(value, np.ndarray | torch.Tensor | list) and len(value)]
-    return [value for value in held if len(value) >= len(dataset) and getattr(value[0], "ndim", 0) >= 1]
+    """Return the arrays, tensors, and lists of them, that hold a row for each item of a Dataset in memory."""
+    held = [*getattr(dataset, "__dict__", {}).values(), *getattr(dataset, "tensors", ())]
+    return [value for value in held if _length(value) == len(dataset) and getattr(value[0], "ndim", 0) >= 1]
+
+
+def _length(value: Any) -> int:
+    """Return how many rows an array, a tensor or a list has; 0 for anything else."""
+    return len(value) if isinstance(value, np.ndarray | torch.Tensor | list) and getattr(value, "ndim", 1) else 0
 
 
 @_check("examples served")
 def check_served(pipeline: Pipeline) -> _Found:
-    """Validation serves every example once, and a Dataset has the length of what it stores."""
+    """Validation serves every example once."""
     loader, bound = pipeline.val, "= 0 examples left out"
-    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+    if _unfold(loader)[0] is None or loader.batch_sampler is None:  # type: ignore[attr-defined]
         raise _NotApplicable("val is no DataLoader over a Dataset with a length")
-    drawn = list(loader.sampler)
-    served = sum(map(len, loader.batch_sampler))
+    drawn = _drawn(loader)  # type: ignore[arg-type]
+    served = sum(map(len, itertools.islice(loader.batch_sampler, len(drawn))))  # type: ignore[attr-defined]
     if served != len(drawn):
         why = f"validation serves {served:,} of {len(drawn):,} examples: drop_last=True"
         return _Found(False, len(drawn) - served, bound, why, "DataLoader(…, drop_last=False) for validation")
-    if len(set(drawn)) != len(drawn):
-        why = f"validation draws with replacement: {len(set(drawn)):,} different examples in {len(drawn):,}"
-        return _Found(False, len(drawn) - len(set(drawn)), bound, why, "DataLoader(…, shuffle=False), no sampler", True)
-    for name, batches in (("training", pipeline.train), ("validation", pipeline.val)):
-        dataset, _ = _unfold(batches)
-        stored = max(map(len, _stored(dataset)), default=0) if dataset is not None else 0
-        if stored > len(dataset or ()):
-            why = f"the Dataset of {name} says that it has {len(dataset):,} examples, and stores {stored:,}"
-            return _Found(False, stored - len(dataset), bound, why, "let __len__ return the number of images", True)
-    return _Found(True, 0, bound)
+    twice, remedy = len(drawn) - len(set(drawn)), "DataLoader(…, shuffle=False), without a sampler"
+    why = f"validation draws with replacement: {len(set(drawn)):,} different examples in {len(drawn):,}"
+    return _Found(not twice, twice, bound, why, remedy, doubtful=True)
 
 
 @_check("leak")
@@ -302,8 +306,8 @@ def check_leak(pipeline: Pipeline) -> _Found:
         why = f"{shared:.0%} of validation images are the very rows or files that training has"
         return _Found(False, shared, bound, why, "split the indices once, and use each part for one purpose")
     train, val = _pixels(pipeline, pipeline.train), _pixels(pipeline, pipeline.val)
-    known = {row.tobytes() for row in train}
-    exact = sum(row.tobytes() in known for row in val) / len(val)
+    known = {hash(row.tobytes()) for row in train}
+    exact = sum(hash(row.tobytes()) in known for row in val) / len(val)
     if exact >= 0.01:
         why = f"{exact:.0%} of {len(val):,} validation images are pixel by pixel among {len(train):,} of training"
         return _Found(False, exact, bound, why, "take copies out of one of the two")
@@ -338,10 +342,10 @@ def _pixels(pipeline: Pipeline, batches: Iterable[Any]) -> np.ndarray:
     dataset, rows = _unfold(batches)
     stored = [value for value in (_stored(dataset) if dataset is not None else []) if np.ndim(value[0]) >= 2]
     if stored and not isinstance(stored[0], list):
-        array = _array(stored[0])[rows.numpy()]
+        array = _array(stored[0])[rows.numpy()[:_STORED]]
         return np.ascontiguousarray(array.reshape(len(array), -1))
     is_val = batches is pipeline.val
-    images = _gather(_ordered(pipeline.val), 1000)[0] if is_val else _many(pipeline, 4 * _COMPARED)[0]
+    images = _gather(_validation(pipeline), 1000)[0] if is_val else _many(pipeline, 4 * _COMPARED)[0]
     return np.ascontiguousarray(images.cpu().numpy().reshape(len(images), -1))
 
 
@@ -365,6 +369,7 @@ def check_loss_function(pipeline: Pipeline) -> _Found:
     labels = torch.arange(max(64, 4 * num_classes), device=device) % num_classes
     logits = (2 * torch.randn(len(labels), num_classes, device=device)).requires_grad_()
     bound = "changes < 0.01 % if classes are renamed"
+    pipeline = replace(pipeline, loss=_for_numbers(pipeline))
     (slopes,) = torch.autograd.grad(pipeline.loss(logits, labels), logits)
     right = (slopes.gather(1, labels[:, None]) < 0).float().mean().item()
     renamed = _change_if_renamed(pipeline, logits.detach(), labels)
@@ -381,6 +386,13 @@ def check_loss_function(pipeline: Pipeline) -> _Found:
     if renamed < 1e-4:
         return _Found(True, renamed, bound)
     return _judge_weights(pipeline, renamed, num_classes, bound)
+
+
+def _for_numbers(pipeline: Pipeline) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Return the loss as one of class numbers, also where training has probabilities for labels."""
+    if training_batch(pipeline, 2)[1].ndim == 1:
+        return pipeline.loss
+    return lambda logits, labels: pipeline.loss(logits, nn.functional.one_hot(labels, logits.shape[1]).float())
 
 
 def _change_if_renamed(pipeline: Pipeline, logits: torch.Tensor, labels: torch.Tensor) -> float:

@@ -52,6 +52,7 @@ _NEEDS = {
     ),
     "evaluate": ("evaluation agrees", "evaluation, no trace", "accuracy recomputed", "beats blind"),
     "optimizer": ("fresh gradients", "rates and updates"),
+    "loss": ("loss at init", "zero head", "loss function", "tensors that move", "overfit a batch"),
 }  # fmt: skip
 
 
@@ -148,6 +149,8 @@ def _try_model(pipeline: Pipeline) -> None:
     """Raise what the model raises on a few images, in both modes."""
     images = training_batch(pipeline, _TRIAL_IMAGES)[0]
     for logits in (_logits_of(pipeline, images), _training_logits(pipeline, images, copy.deepcopy(pipeline.model))):
+        if logits.ndim == 2 and logits.shape[1] == 1:
+            raise _NotApplicable("the model has one output; the checks need one for each class, of two too")
         if logits.ndim != 2:
             raise _NotApplicable(
                 f"the model returns shape {tuple(logits.shape)}, expected logits (B, C): pass forward="
@@ -158,7 +161,7 @@ def _adapt(
     pipeline: Pipeline, optimizer: torch.optim.Optimizer | None, scheduler: Any
 ) -> tuple[Pipeline, dict[str, str]]:
     """Return the pipeline with loop and evaluation in the form of `Pipeline`, and why a part of it is not used."""
-    missing: dict[str, str] = {}
+    missing = _try_loss(pipeline)
     if not _is_ours(pipeline, "train_epoch"):
         if _is_ours(pipeline, "make_optimizer"):
             optimizer = optimizer_in(pipeline.train_epoch, pipeline.model)
@@ -179,6 +182,16 @@ def _adapt(
             missing["evaluate"] = str(error)
             pipeline = replace(pipeline, evaluate=evaluate)
     return pipeline, missing
+
+
+def _try_loss(pipeline: Pipeline) -> dict[str, str]:
+    """Return why the loss cannot be used; nothing if it can."""
+    images, labels = training_batch(pipeline, _TRIAL_IMAGES)
+    try:
+        pipeline.loss(_logits_of(pipeline, images), labels).item()
+    except Exception as error:
+        return {"loss": f"your loss raises {_one_line(error)} for logits (B, C) and labels"}
+    return {}
 
 
 def _try_training(pipeline: Pipeline) -> dict[str, str]:
