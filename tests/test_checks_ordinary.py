@@ -255,6 +255,48 @@ def test_names_of_the_function_around_are_found_too():
     assert found[0].not_yours == ()  # the optimizer is the one that the function names
 
 
+class Trainer:
+    """Everything is an attribute, and the history grows."""
+
+    def __init__(self) -> None:
+        self.model, (self.loader, self.val) = Net(), loaders()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05)
+        self.history = {"loss": [], "epochs": 0}
+
+    def train_epoch(self) -> None:
+        ordinary.plain(self.model, self.loader, self.optimizer, nn.CrossEntropyLoss())
+        self.history["epochs"] += 1
+
+    def validate(self) -> float:
+        return ordinary.score(self.model, self.val)
+
+
+def test_methods_of_a_trainer_find_everything_in_their_object():
+    trainer = Trainer()
+    before = hash_tensors(trainer.model.state_dict().values())
+    parts = {"train_epoch": trainer.train_epoch, "evaluate": trainer.validate}
+    only = "tensors that move", "fresh gradients", "accuracy recomputed"
+    found = run_checks(trainer.model, (trainer.loader, trainer.val), optimizer=trainer.optimizer, only=only, **parts)
+    assert [check.status for check in found] == ["PASS"] * 3
+    assert hash_tensors(trainer.model.state_dict().values()) == before
+    assert trainer.history == {"loss": [], "epochs": 0}
+
+
+def test_an_optimizer_that_is_found_by_name_never_steps_the_readers_weights():
+    """Also where the network is an argument: the reader's own gradients would move her network."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(torch.ones(2, 3, 32, 32)).sum().backward()
+    before = hash_tensors(model.state_dict().values())
+
+    def loop(model, loader):
+        ordinary.plain(model, loader, optimizer, nn.CrossEntropyLoss())
+
+    found = run_checks(model, loaders(), train_epoch=loop, only=("tensors that move", "fresh gradients"))
+    assert [check.status for check in found] == ["PASS", "PASS"]
+    assert hash_tensors(model.state_dict().values()) == before
+
+
 def returning(value):
     return lambda model, loader: value
 

@@ -2,15 +2,17 @@
 
 1. `train(model, loader, optimizer, loss)` with these in any order, under any usual name, and with device, epoch, scaler
    or scheduler among them;
-2. `train(epoch)`, which finds network, loader and optimizer among the names of its module or notebook;
+2. `train(epoch)`, which finds network, loader and optimizer among the names of its module or notebook, of the function
+   around it, or of its own object, `trainer.train_epoch`;
 3. an evaluation that returns a number, a pair or a mapping, in percent or as a fraction.
 """
 
 import copy
+import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -116,28 +118,52 @@ def _parts(model: nn.Module, batches: Any, optimizer: Any, loss: Any, scheduler:
     return parts | {"epoch": 0, "epochs": 1, "scaler": scaler, "scheduler": scheduled}
 
 
-# --- second shape: everything is a name of the module ---
+# --- second shape: everything is a name ---
 
 
-def _spaces(function: Callable) -> tuple[dict[str, Any], dict[str, types.CellType]]:
-    """Return the names of the module of a function, and the variables of the function around it."""
-    function = inspect.unwrap(function)
-    closure = getattr(function, "__closure__", None) or ()
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    return getattr(function, "__globals__", {}), dict(zip(names, closure, strict=False))
+class _Cells(MutableMapping):
+    """The variables of the function around a function, by name."""
+
+    def __init__(self, names: Sequence[str], cells: Sequence[types.CellType]) -> None:
+        self._cells = dict(zip(names, cells, strict=False))
+
+    def __getitem__(self, name: str) -> Any:
+        return self._cells[name].cell_contents
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._cells[name].cell_contents = value
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, cell in self._cells.items() if _is_set(cell))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _known(function: Callable) -> dict[str, Any]:
-    """Return the values that a function, or what it calls by name in its module, may see, by their names."""
-    space, cells = _spaces(function)
-    return {**space, **{name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}}
-
-
-def _filled(cell: types.CellType) -> bool:
+def _is_set(cell: types.CellType) -> bool:
     try:
         return cell.cell_contents is not None
-    except ValueError:  # a variable that is not yet set
+    except ValueError:  # a variable that has no value yet
         return False
+
+
+def _spaces(function: Callable) -> list[MutableMapping[str, Any]]:
+    """Return where a function finds what is no argument: its module, the function around it, and its object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None) or ()
+    owner = getattr(function, "__self__", None)
+    spaces = [getattr(function, "__globals__", {}), _Cells(getattr(code, "co_freevars", ()), cells)]
+    return [*spaces, *([vars(owner)] if hasattr(owner, "__dict__") and not isinstance(owner, nn.Module) else [])]
+
+
+def _known(function: Callable) -> list[Any]:
+    """Return the values that a function finds by their names."""
+    return [value for space in _spaces(function) for value in space.values()]
 
 
 def _names_in(code: types.CodeType) -> set[str]:
@@ -146,53 +172,53 @@ def _names_in(code: types.CodeType) -> set[str]:
     return {*code.co_names, *code.co_freevars}.union(*map(_names_in, inner))
 
 
-def optimizer_in(function: Callable, model: nn.Module) -> torch.optim.Optimizer | None:
+def optimizer_in(function: Callable) -> torch.optim.Optimizer | None:
     """Return the only optimizer that a function names outside of its arguments; None if there is no such one."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     named = _names_in(code) if code else set()
-    found = [v for name, v in _known(function).items() if name in named and isinstance(v, torch.optim.Optimizer)]
+    values = {id(space[name]): space[name] for space in _spaces(function) for name in named if name in space}
+    found = [value for value in values.values() if isinstance(value, torch.optim.Optimizer)]
     return found[0] if len(found) == 1 else None
 
 
 @contextmanager
-def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterator[set[int]]:
-    """Let every name that a function can see and that stands for the first of a pair stand for the second.
+def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterator[None]:
+    """Let every name by which a function finds the first of a pair stand for the second.
 
-    Afterwards every name is as it was, what the function counted or collected included. Yields the ids of the first
-    values that were found.
+    Afterwards every name is as it was, what the function counted or collected included.
     """
-    space, cells = _spaces(function)
-    new = {id(old): value for old, value in exchanged}
-    found = {id(value) for value in _known(function).values()} & set(new)
-    kept = dict(space)
-    held = {name: copy.copy(value) for name, value in space.items() if type(value) in (list, dict, set)}
-    inside = {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
-    space.update({name: new[id(value)] for name, value in kept.items() if id(value) in new})
-    for name, value in inside.items():
-        cells[name].cell_contents = new.get(id(value), value)
+    new = {id(old): value for old, value in exchanged if old is not None}
+    spaces = _spaces(function)
+    kept = [{name: value for name, value in space.items() if not name.startswith("__")} for space in spaces]
+    held = {id(v): (v, copy.copy(v)) for names in kept for v in names.values() if type(v) in (list, dict, set)}
+    for space, names in zip(spaces, kept, strict=True):
+        space.update({name: new[id(value)] for name, value in names.items() if id(value) in new})
     try:
-        yield found
+        yield
     finally:
-        for name in set(space) - set(kept):
-            del space[name]
-        space.update(kept)
-        for name, value in held.items():
-            _refill(kept[name], value)
-        for name, value in inside.items():
-            cells[name].cell_contents = value
+        for space, names in zip(spaces, kept, strict=True):
+            for name in [name for name in space if name not in names and not name.startswith("__")]:
+                del space[name]
+            space.update(names)
+        for container, values in held.values():
+            container.clear()
+            container.extend(values) if isinstance(container, list) else container.update(values)
 
 
-def _refill(container: Any, values: Any) -> None:
-    """Give a list, dict or set the contents that it had."""
-    if len(container) != len(values) or list(container) != list(values):
-        container.clear()
-        container.extend(values) if isinstance(container, list) else container.update(values)
+def _stand_ins(
+    function: Callable, model: nn.Module, m: nn.Module, optimizer: Any = None, o: Any = None
+) -> list[tuple[Any, Any]]:
+    """Return what a function may find by name, and the copy that it is to find: network, optimizer and schedulers."""
+    known = _known(function)
+    around = [v for v in known if getattr(v, "module", getattr(v, "_orig_mod", None)) is model]  # compiled, parallel
+    bound = [v for v in known if optimizer is not None and getattr(v, "optimizer", None) is optimizer]
+    schedulers = [(old, _copy_scheduler(old, o)) for old in bound if hasattr(old, "step")]
+    return [(model, m), (optimizer, o), *((old, m) for old in around), *schedulers]
 
 
-def _wrapped(model: nn.Module, known: Iterable[Any]) -> list[tuple[nn.Module, Callable[[nn.Module], nn.Module]]]:
-    """Return what else stands for the model, DataParallel or compiled, and how to make it of a copy."""
-    around = [v for v in known if isinstance(v, nn.Module) and v is not model]
-    return [(v, lambda m: m) for v in around if getattr(v, "module", getattr(v, "_orig_mod", None)) is model]
+def _finds(function: Callable, model: nn.Module) -> bool:
+    """Return whether a function finds the model by a name."""
+    return len(_stand_ins(function, model, model)) > 2 or any(value is model for value in _known(function))
 
 
 # --- a training loop ---
@@ -210,24 +236,27 @@ def adapt_training(
 
     Args:
         function: takes what it needs by usual names, in any order, or finds `model`, `train` and `optimizer` themselves
-            among the names of its module.
-        optimizer, scheduler: yours; whatever scheduler the function uses is bound to the optimizer it is given.
+            by name.
+        optimizer, scheduler: yours; whatever scheduler the function finds is bound to the optimizer it is given.
 
     Raises:
         NotAdaptable: it has another shape.
     """
     roles = _roles(function)
-    if roles is not None and {"model", "batches"} <= set(roles.values()):
-        return lambda m, batches, o, loss: _call(function, roles, _parts(m, batches, o, loss, scheduler))
-    if _takes_contract(function):
-        return function
-    known = [] if roles is None else list(_known(function).values())
-    if any(value is model for value in known) or _wrapped(model, known):
-        return _training_by_names(function, roles or {}, model, train, optimizer, scheduler)
-    raise NotAdaptable(
-        f"your train function {_signature(function)} must accept (model, batches, optimizer, loss=…), or find the very "
-        "model and loader that run_checks is given among the names of its module"
-    )
+    by_role = roles is not None and ({"model", "batches"} <= set(roles.values()) or _finds(function, model))
+    if not by_role and not _takes_contract(function):
+        raise NotAdaptable(
+            f"your train function {_signature(function)} must accept (model, batches, optimizer, loss=…), or find the "
+            "very model and loader that run_checks is given by name"
+        )
+
+    def train_epoch(m: nn.Module, batches: Any, o: torch.optim.Optimizer, loss: Any) -> Any:
+        with _in_place_of(function, [(train, batches), *_stand_ins(function, model, m, optimizer, o)]):
+            if roles is not None and by_role:
+                return _call(function, roles, _parts(m, batches, o, loss, scheduler))
+            return function(m, batches, o, loss=loss)
+
+    return train_epoch
 
 
 def _takes_contract(function: Callable) -> bool:
@@ -241,28 +270,6 @@ def _takes_contract(function: Callable) -> bool:
 
 def _signature(function: Callable) -> str:
     return f"{getattr(function, '__name__', type(function).__name__)}{inspect.signature(function)}"
-
-
-def _training_by_names(
-    function: Callable,
-    roles: Mapping[str, str],
-    model: nn.Module,
-    train: Iterable[Any],
-    optimizer: torch.optim.Optimizer | None,
-    scheduler: Any,
-) -> Callable[..., Any]:
-    """Return a loop that finds its parts by name as one that is given them."""
-
-    def train_epoch(m: nn.Module, batches: Any, o: torch.optim.Optimizer, loss: Any) -> Any:
-        known = list(_known(function).values())
-        schedulers = [v for v in known if optimizer is not None and getattr(v, "optimizer", None) is optimizer]
-        pairs: list[tuple[Any, Any]] = [(model, m), (train, batches), (optimizer, o)]
-        pairs += [(old, make(m)) for old, make in _wrapped(model, known)]
-        pairs += [(old, _copy_scheduler(old, o)) for old in schedulers]
-        with _in_place_of(function, [(old, new) for old, new in pairs if old is not None]):
-            return _call(function, roles, _parts(m, batches, o, loss, scheduler))
-
-    return train_epoch
 
 
 # --- an evaluation ---
@@ -280,39 +287,30 @@ def adapt_evaluation(
     Raises:
         NotAdaptable: it has another shape, or, when it is called, returns none of these.
     """
-    call, read = _evaluation_call(function, model, val, loss), _ResultReader(like)
-    return lambda m, batches: read(call(m, batches))
+    roles, read = _roles(function), _ResultReader(like)
+    by_role = roles is not None and ({"model", "batches"} <= set(roles.values()) or _finds(function, model))
+    if not by_role and not _takes_two(function):
+        raise NotAdaptable(
+            f"your evaluate function {_signature(function)} must accept (model, batches), or find the very model and "
+            "loader that run_checks is given by name"
+        )
+
+    def evaluate(m: nn.Module, batches: Any) -> Any:
+        with _in_place_of(function, [(val, batches), *_stand_ins(function, model, m)]):
+            if roles is not None and by_role:
+                return read(_call(function, roles, _parts(m, batches, None, loss, None)))
+            return read(function(m, batches))
+
+    return evaluate
 
 
-def _evaluation_call(function: Callable, model: nn.Module, val: Iterable[Any], loss: Callable) -> Callable[..., Any]:
-    roles = _roles(function)
-    if roles is not None and {"model", "batches"} <= set(roles.values()):
-        return lambda m, batches: _call(function, roles, _parts(m, batches, None, loss, None))
-    known = [] if roles is None else list(_known(function).values())
-    if roles is not None and (any(value is model for value in known) or _wrapped(model, known)):
-        return lambda m, batches: _evaluate_by_names(function, roles, model, val, m, batches, loss)
+def _takes_two(function: Callable) -> bool:
+    """Return whether a function can be called as `evaluate(model, batches)`."""
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
-        raise NotAdaptable(
-            f"your evaluate function {_signature(function)} must accept (model, batches), or find the very model and "
-            "loader that run_checks is given among the names of its module"
-        ) from None
-    return function
-
-
-def _evaluate_by_names(
-    function: Callable,
-    roles: Mapping[str, str],
-    model: nn.Module,
-    val: Iterable[Any],
-    m: nn.Module,
-    batches: Any,
-    loss: Any,
-) -> Any:
-    pairs = [(model, m), (val, batches), *((old, make(m)) for old, make in _wrapped(model, _known(function).values()))]
-    with _in_place_of(function, pairs):
-        return _call(function, roles, _parts(m, batches, None, loss, None))
+        return False
+    return True
 
 
 class _ResultReader:

@@ -164,7 +164,7 @@ def _adapt(
     missing = _try_loss(pipeline)
     if not _is_ours(pipeline, "train_epoch"):
         if _is_ours(pipeline, "make_optimizer"):
-            optimizer = optimizer_in(pipeline.train_epoch, pipeline.model)
+            optimizer = optimizer_in(pipeline.train_epoch)
             make = optimizer and copy_optimizer(optimizer, pipeline.model)
             pipeline = replace(pipeline, make_optimizer=make) if make else pipeline
         try:
