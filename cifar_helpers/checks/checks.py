@@ -78,7 +78,6 @@ BASELINE_STEPS, BASELINE_IMAGES = 30, 1000  # steps of a round of training, imag
 _BLIND_STEPS = (15, 30, 60, 90, 120, 150, 180)  # when a network is asked whether it beats guessing
 _CAPACITY_STEPS, _CAPACITY_BATCHES, _CAPACITY_WIDTHS = 30, 8, (1 / 64, 1 / 16, 1 / 4)
 _FEWEST_IMAGES = 200  # for a validation accuracy that means something
-_EVALUATION_IMAGES = 131  # a prime, so that a batch size above 1 leaves a ragged last batch
 _DEPENDENCY_IMAGES = 6
 _STEPPING_IMAGES, _STEPPING_BATCHES = 16, 4  # of a pass in which only gradients are looked at
 
@@ -689,7 +688,8 @@ def check_baselines(pipeline: Pipeline) -> _Found:
 
     It stops as soon as the difference is four standard errors.
     """
-    images, labels = _validation_batch(pipeline, BASELINE_IMAGES if pipeline.batch_size == 64 else BASELINE_IMAGES // 2)
+    count = max(_FEWEST_IMAGES, BASELINE_IMAGES * pipeline.batch_size // 64)
+    images, labels = _validation_batch(pipeline, count)
     blind = labels.bincount().max().item() / len(labels)
     if len(labels) < _FEWEST_IMAGES or blind > 0.6:
         raise _NotApplicable(f"needs {_FEWEST_IMAGES} validation images of which no class is more than 60 %")
@@ -796,7 +796,7 @@ def _capacity_losses(pipeline: Pipeline, build: Callable[[float], nn.Module]) ->
 @_check("evaluation agrees", "evaluate")
 def check_evaluation(pipeline: Pipeline) -> _Found:
     """The result depends neither on the batch size nor on the order, and the images are the same at every pass."""
-    count = _EVALUATION_IMAGES if pipeline.batch_size == 64 else 61
+    count = 2 * pipeline.batch_size + 3  # a prime by default, so that the last batch is smaller
     images, labels = _validation_batch(pipeline, count)
     bound = "loss differs < 0.01 %, same hits"
     if not torch.equal(images, _validation_batch(pipeline, count)[0]):

@@ -66,8 +66,7 @@ __all__ = [
 ]
 
 _COMPARED = 600  # images of training, and as many of validation
-_RUN_STEPS = 20
-_REPORTED_IMAGES = 210  # in batches of 50, so that the last is smaller
+_RUN_STEPS = 20  # half of it for a slow network
 _ITEMS = 4
 _STORED = 50_000  # rows in memory that are compared
 
@@ -557,7 +556,7 @@ def _short_run(pipeline: Pipeline) -> _Run:
     small = replace(pipeline, batch_size=min(32, pipeline.batch_size))
     run = _Run(_remove_dropout(copy.deepcopy(pipeline.model)))
     optimizer = pipeline.make_optimizer(run.model)
-    batches = list(serve(small, _RUN_STEPS))
+    batches = list(serve(small, _RUN_STEPS if pipeline.batch_size >= 32 else _RUN_STEPS // 2))
     run.images, run.labels = _gather(batches, 4 * small.batch_size)
     _watch_steps(run, optimizer)
     run.weight_decay = max(group.get("weight_decay", 0.0) for group in optimizer.param_groups)
@@ -614,7 +613,7 @@ def _pull_of_decay(optimizer: torch.optim.Optimizer, gradient: float) -> float:
 
 @_check("rates and updates", "train_epoch", "make_optimizer")
 def check_updates(pipeline: Pipeline) -> _Found:
-    """In twenty steps the rate keeps its order of magnitude, and a step moves weights by 1e-6 to 0.5 of their size."""
+    """In some steps the rate keeps its order of magnitude, and a step moves weights by 1e-6 to 0.5 of their size."""
     run, bound = _short_run(pipeline), "update / weight in 1e-6 to 0.5"
     if not run.ratios:
         raise _NotApplicable("your loop takes no step of the optimizer that it is given")
@@ -672,10 +671,12 @@ def check_reported_accuracy(pipeline: Pipeline) -> _Found:
     """The reported accuracy is the one that the logits have."""
     if _is_ours(pipeline, "evaluate"):
         raise _NotApplicable("pass evaluate=, your own")
-    images, labels = _validation_batch(pipeline, _REPORTED_IMAGES if pipeline.batch_size == 64 else 110)
+    count = 3 * pipeline.batch_size + 18  # 210 by default, in batches of 50: the last is smaller
+    images, labels = _validation_batch(pipeline, count)
     order = (_logits_of(pipeline, images).argmax(1) == labels).int().argsort()  # so that batches differ
     images, labels = images[order], labels[order]
-    batches = list(zip(images.split(50), labels.split(50), strict=True))
+    size = count * 5 // 21
+    batches = list(zip(images.split(size), labels.split(size), strict=True))
     reported = _score(pipeline, pipeline.model, batches).accuracy
     if reported is None:
         raise _NotApplicable("your evaluation reports a loss and no accuracy")

@@ -113,8 +113,8 @@ def run_checks(
             return _conclude(
                 [Check("model runs", False, math.nan, "runs on your first batch", _one_line(error))], strict
             )
-        pipeline, missing = _adapt(pipeline, optimizer, scheduler)
         pipeline = replace(pipeline, batch_size=_affordable(pipeline), deadline=deadline)
+        pipeline, missing = _adapt(pipeline, optimizer, scheduler)
     found = list(_run_all(pipeline, missing, only, seconds))
     return _conclude(found if only is not None else _summarise(found), strict)
 
@@ -229,7 +229,7 @@ def _tried_evaluation(pipeline: Pipeline) -> Callable[..., Any]:
     Raises:
         NotAdaptable: its form is not known, or it raises where the package's own does not.
     """
-    images, labels = _validation_batch(pipeline, 100)
+    images, labels = _validation_batch(pipeline, 4 * _TRIAL_IMAGES)
     like = metrics.sums(_logits_of(pipeline, images), labels) if labels.max() < _classes(pipeline, images) else None
     adapted = adapt_evaluation(pipeline.evaluate, pipeline.model, pipeline.val, pipeline.loss, like)
     try:
