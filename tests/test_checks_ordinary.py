@@ -90,6 +90,10 @@ def test_the_good_twin_passes_every_check_that_names_a_bug():
     assert {check.name for check in run(case(), only=tuple(wanted)) if check.passed} == wanted
 
 
+def test_every_further_check_names_a_bug():
+    assert {check.check_name for check in FURTHER_CHECKS} <= {bug.check for bug in BUGS.values()}
+
+
 def test_the_published_share_is_what_was_measured(verdicts):
     caught = [name for name, (found,) in verdicts.items() if not found.passed and BUGS[name].words in str(found)]
     assert len(BUGS) == 42
@@ -166,6 +170,23 @@ def test_what_is_meant_can_be_said():
     assert "bn1.running_mean" in found[0].why
     model = ordinary.FrozenBackbone(in_eval=True)
     assert run(case(model, frozen=("conv", "bn")), only=("tensors that move",))[0].status == "PASS"
+
+
+@pytest.mark.parametrize("every", [2, 8, 20])
+def test_steps_are_waited_for(every):
+    """A loop that steps after so many batches, and leaves what remains, is no loop without steps."""
+
+    def accumulates(model, loader, optimizer, criterion):
+        for i, (x, y) in enumerate(loader):
+            (criterion(model(x), y) / every).backward()
+            if (i + 1) % every == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    (found,) = run(case(train_epoch=accumulates), only=("fresh gradients",))
+    assert found.status == "WARN"
+    assert f"one step for {every} batches: their gradients accumulate" in found.why
+    assert run(case(train_epoch=accumulates, accumulate=every), only=("fresh gradients",))[0].passed
 
 
 class Dictionary(nn.Module):

@@ -7,6 +7,7 @@ import copy
 import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -411,20 +412,23 @@ class _GradientRecorder(torch.optim.Optimizer):
     Attributes:
         seen: the gradient at each step, all parameters in a row.
         arrived: the sum of the norms of what backward passes have left since the last step.
-        backward: whether there was one at all.
+        backward: how many there were since the last step, by parameter; empty before the first.
+        counts: how many there were before each step.
         lost: the steps that found no gradient although one had arrived.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__([p for p in model.parameters() if p.requires_grad], {"lr": 0.0})
         self.seen: list[torch.Tensor] = []
-        self.lost, self.arrived, self.backward = 0, 0.0, False
+        self.lost, self.arrived = 0, 0.0
+        self.backward: Counter[int] = Counter()
+        self.counts: list[int] = []
         for parameter in self.param_groups[0]["params"]:
             parameter.register_post_accumulate_grad_hook(self._note)
 
     def _note(self, parameter: torch.Tensor) -> None:
         self.arrived += 0.0 if parameter.grad is None else parameter.grad.norm().item()
-        self.backward = True
+        self.backward[id(parameter)] += 1
 
     def step(self, closure: Any = None) -> Any:
         loss = None
@@ -435,7 +439,8 @@ class _GradientRecorder(torch.optim.Optimizer):
         gradients = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         self.seen.append(torch.cat(gradients))
         self.lost += int(self.arrived > 0 and self.seen[-1].norm().item() == 0)
-        self.arrived = 0.0
+        self.counts.append(max(self.backward.values(), default=0))
+        self.arrived, self.backward = 0.0, Counter(dict.fromkeys(self.backward, 0))
         return loss
 
 
@@ -471,18 +476,19 @@ def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
     model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
     for _ in range(2):  # what the loop draws itself, as for mixup, repeats itself too
         _take_steps(pipeline, model, recorder, [batch] * batches, lambda _: seed_everything(pipeline.seed))
+        recorder.zero_grad()  # of what a loop that accumulates leaves over
     return recorder
 
 
 def _judge_accumulation(pipeline: Pipeline, recorder: _GradientRecorder, batches: int) -> _Found:
     """Return the verdict on a loop that steps once for several batches, or several times for one."""
-    count, meant = batches / len(recorder.seen), pipeline.accumulate
+    count, meant = statistics.median(recorder.counts), pipeline.accumulate
     bound = "one step for each batch" if meant is None else f"one step for {meant} batches"
-    if count < 1:
-        why = f"{1 / count:.3g} steps for each batch: does the function train for several epochs?"
-        return _Found(False, 1 / count, bound, why, "let it train for one epoch", doubtful=True)
+    if len(recorder.seen) > batches:
+        steps = len(recorder.seen) / batches
+        why = f"{steps:.3g} steps for each batch: does the function train for several epochs?"
+        return _Found(False, steps, bound, why, "let it train for one epoch", doubtful=True)
     longer = _record_gradients(pipeline, batches)
-    count = 2 * batches / len(longer.seen)
     if len(longer.seen) == len(recorder.seen) == 2:
         why = "one step an epoch, however many batches there are: optimizer.step() stands outside of the loop"
         return _Found(False, count, bound, why, "indent optimizer.step() into the loop")
