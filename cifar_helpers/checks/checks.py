@@ -208,10 +208,10 @@ def _explain_first_loss(
         return why, "pass logits to CrossEntropyLoss; squared error, BCE or focal loss are fine where they are meant"
     if images.std() > 5:
         return f"the inputs are too large: their standard deviation is {images.std():.3g}", "normalise the images"
-    quiet = pipeline.loss(_logits_of(pipeline, images), labels).item() - math.log(logits.shape[1])
     drops = [f"{name}, p={m.p:g}" for name, m in pipeline.model.named_modules() if getattr(m, "p", 0) and _drops(m)]
-    if abs(quiet) < 0.4 and drops:
-        why = f"in training mode alone: dropout ({_few(drops)}) enlarges what it keeps"
+    without = _training_logits(pipeline, images, _remove_dropout(copy.deepcopy(pipeline.model)))
+    if drops and abs(pipeline.loss(without, labels).item() - math.log(logits.shape[1])) < 0.4:
+        why = f"dropout ({_few(drops)}) enlarges what it keeps; without it the loss is right"
         return why, "p is the share that is dropped, not the one that is kept; above 0.5 is unusual"
     spread, bias = logits.std().item(), _spread_of_bias(pipeline.model, logits.shape[1])
     if bias > 0.5 * spread:
