@@ -407,6 +407,21 @@ def test_a_row_has_a_line_of_cause_and_one_of_remedy():
     assert str(Check("a", None, float("nan"), "", "pass b=")).endswith("not run: pass b=")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seconds": 0}, "seconds=0 is not allowed"),
+        ({"train_loop": ordinary.plain}, "part='train_loop' is not known.*train_epoch"),
+        ({"accumulates": 4}, "Did you mean 'accumulate'"),
+    ],
+)
+def test_arguments_that_are_not_known_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        run(case(), **given)
+    with pytest.raises(ValueError, match=r"data='DataLoader' is not allowed: \(training, validation\)"):
+        run_checks(Net(), loaders()[0])
+
+
 def test_names_that_are_not_known_are_refused():
     with pytest.raises(ValueError, match=r"overfit.*choose one of.*Did you mean 'overfit a batch'"):
         run(case(), only=("overfit",))

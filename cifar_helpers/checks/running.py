@@ -54,6 +54,7 @@ _NEEDS = {
     "optimizer": ("fresh gradients", "rates and updates"),
     "loss": ("loss at init", "zero head", "loss function", "tensors that move", "overfit a batch"),
 }  # fmt: skip
+_PARTS = ("make_optimizer", "train_epoch", "evaluate", "build", "seed", "forward", "frozen", "accumulate")
 
 
 class ChecksFailed(Exception):
@@ -91,13 +92,21 @@ def run_checks(
         parts: your own `train_epoch` and `evaluate`, in any of the shapes of `checks.adapters`; build, forward, frozen,
             accumulate or seed, as in `Pipeline`.
 
+    What no check sees: wrong labels here and there, two classes exchanged in training and validation alike, labels that
+    are mixed wrongly with their images, and whatever is merely not the best.
+
     Raises:
-        ValueError: model and batches are on different devices, or the batches can be gone through only once.
+        ValueError: model and batches are on different devices, the batches can be gone through only once, or an
+            argument is not known.
         ChecksFailed: with `strict`, naming what failed.
     """
     names = [run.check_name for run in (*CHECKS, *FURTHER_CHECKS)]  # type: ignore[attr-defined]
     for name in only or ():
         require_choice("only", name, names)
+    for name in parts:
+        require_choice("part", name, _PARTS)
+    require(seconds is None or seconds > 0, "seconds", seconds, "a positive number, or None for no limit")
+    require(isinstance(data, tuple | list) and len(data) == 2, "data", type(data).__name__, "(training, validation)")
     if optimizer is not None:
         parts["make_optimizer"] = copy_optimizer(optimizer, model)
     pipeline = Pipeline(model, *data, loss, **parts, kept={})
