@@ -93,7 +93,7 @@ def test_the_matrix_of_convolutional_networks(name):
 @pytest.mark.parametrize("name", ["cnn", "cnn_bn"])
 def test_convolutional_networks_pass(data, name, capsys):
     good = good_pipeline(name, data)
-    assert all(found.passed for found in run_checks(good.model, data, build=good.build))
+    assert all(found.passed for found in run_checks(good.model, data, build=good.build, seconds=None))
     assert capsys.readouterr().out.count("PASS") == len(CHECKS) + 1
 
 
@@ -174,7 +174,9 @@ def test_your_own_model_loop_and_data_loader(data, capsys):
     loaders = [
         DataLoader(TensorDataset(*as_tensors(part)), 200, shuffle=s) for part, s in zip(data, (1, 0), strict=True)
     ]
-    found = {c.name: c for c in run_checks(OwnNet(), loaders, nn.CrossEntropyLoss(), train_epoch=own_loop)}
+    found = {
+        c.name: c for c in run_checks(OwnNet(), loaders, nn.CrossEntropyLoss(), train_epoch=own_loop, seconds=None)
+    }
     assert [c.name for c in found.values() if c.passed is None] == ["round trip", "capacity"]
     assert [c for c in found.values() if c.passed is False] == []
     assert "SKIP  capacity" in capsys.readouterr().out

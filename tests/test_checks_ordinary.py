@@ -47,7 +47,7 @@ def slow_unless(names: list[str], table: dict) -> list:
 
 @pytest.mark.parametrize("name", slow_unless(FAST_LOOPS, LOOPS))
 def test_a_good_loop_has_no_false_alarm(name):
-    found = run(LOOPS[name]())
+    found = run(LOOPS[name](), seconds=None)
     assert [str(check) for check in found if check.status == "FAIL"] == []
     assert named(found, "WARN") <= DOUBTFUL.get(name, set())
     assert named(found, "SKIP") == {"round trip", "capacity"}
@@ -55,7 +55,7 @@ def test_a_good_loop_has_no_false_alarm(name):
 
 @pytest.mark.parametrize("name", slow_unless(["an object with logits", "auxiliary head"], ARCHITECTURES))
 def test_a_good_architecture_has_no_false_alarm(name):
-    found = run(ARCHITECTURES[name]())
+    found = run(ARCHITECTURES[name](), seconds=None)
     assert [str(check) for check in found if check.status == "FAIL"] == []
     assert named(found, "WARN") <= DOUBTFUL.get(name, set())
 
@@ -63,10 +63,8 @@ def test_a_good_architecture_has_no_false_alarm(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_architecture_has_no_false_alarm(name):
-    begun = time.monotonic()
-    found = run(PUBLIC[name]())
+    found = run(PUBLIC[name](), seconds=300)
     assert [str(check) for check in found if check.status == "FAIL"] == []
-    assert time.monotonic() - begun < 40  # the limit of 30 s, and the check that it met
 
 
 # --- what is wrong ---
@@ -154,14 +152,14 @@ def test_rows_about_the_packages_own_parts_say_so(capsys):
 def test_what_the_real_optimizer_lacks_is_named():
     model = Net()
     optimizer = torch.optim.Adam([p for name, p in model.named_parameters() if "fc" not in name])
-    found = run(case(model, optimizer=optimizer), only=("tensors that move",))
+    found = run(case(model, optimizer=optimizer), only=("tensors that move",), seconds=None)
     assert "2 trainable parameters are not in the optimizer: fc.weight, fc.bias" in found[0].why
     assert found[0].status == "FAIL"
     assert not optimizer.state
 
 
 def test_what_is_meant_can_be_said():
-    found = run(case(train_epoch=ordinary.accumulate, accumulate=4), only=("fresh gradients",))
+    found = run(case(train_epoch=ordinary.accumulate, accumulate=4), only=("fresh gradients",), seconds=None)
     assert found[0].status == "PASS"
     model = Net()
     optimizer = torch.optim.Adam(model.fc.parameters())
@@ -183,10 +181,10 @@ def test_steps_are_waited_for(every):
                 optimizer.step()
                 optimizer.zero_grad()
 
-    (found,) = run(case(train_epoch=accumulates), only=("fresh gradients",))
+    (found,) = run(case(train_epoch=accumulates), only=("fresh gradients",), seconds=None)
     assert found.status == "WARN"
     assert f"one step for {every} batches: their gradients accumulate" in found.why
-    assert run(case(train_epoch=accumulates, accumulate=every), only=("fresh gradients",))[0].passed
+    assert run(case(train_epoch=accumulates, accumulate=every), only=("fresh gradients",), seconds=None)[0].passed
 
 
 class Dictionary(nn.Module):
@@ -214,7 +212,7 @@ def test_what_has_no_known_form_is_not_run_and_said_once(capsys):
     def strange(model, loader, optimizer, criterion, teacher, temperature):
         raise AssertionError
 
-    found = run(case(train_epoch=strange, evaluate=lambda model, loader: print("done")))
+    found = run(case(train_epoch=strange, evaluate=lambda model, loader: print("done")), seconds=None)
     assert named(found, "FAIL") == set()
     out = capsys.readouterr().out
     assert out.count("must accept (model, batches, optimizer, loss=…)") == 1
@@ -229,14 +227,14 @@ def test_a_loop_that_raises_is_not_run_and_one_with_an_optimizer_inside_is_half_
     def raises(model, loader, optimizer, criterion):
         loader.sampler.set_epoch(0)
 
-    found = run(case(train_epoch=raises), only=("fresh gradients", "same seed"))
+    found = run(case(train_epoch=raises), only=("fresh gradients", "same seed"), seconds=None)
     assert "your train function raises AttributeError" in found[0].why
     assert [check.status for check in found] == ["SKIP", "SKIP"]
 
     def inside(model, loader):
         ordinary.plain(model, loader, torch.optim.SGD(model.parameters(), lr=0.01), nn.CrossEntropyLoss())
 
-    found = run(case(train_epoch=inside), only=("tensors that move", "fresh gradients"))
+    found = run(case(train_epoch=inside), only=("tensors that move", "fresh gradients"), seconds=None)
     assert [check.status for check in found] == ["PASS", "SKIP"]
 
 
@@ -368,7 +366,11 @@ def test_a_scheduler_among_the_arguments_is_bound_to_the_copy():
             optimizer.step()
             lr_scheduler.step()
 
-    found = run(case(model, optimizer=optimizer, scheduler=scheduler, train_epoch=loop), only=("rates and updates",))
+    found = run(
+        case(model, optimizer=optimizer, scheduler=scheduler, train_epoch=loop),
+        only=("rates and updates",),
+        seconds=None,
+    )
     assert "the learning rate falls from 0.1" in found[0].why
     assert (optimizer.param_groups[0]["lr"], scheduler.last_epoch) == (0.1, 0)
 
@@ -424,11 +426,11 @@ def test_arguments_that_are_not_known_are_refused(given, message):
 
 def test_names_that_are_not_known_are_refused():
     with pytest.raises(ValueError, match=r"overfit.*choose one of.*Did you mean 'overfit a batch'"):
-        run(case(), only=("overfit",))
+        run(case(), only=("overfit",), seconds=None)
 
 
 def test_further_checks_without_a_finding_are_one_line(capsys):
-    assert len(run(case())) == len(CHECKS)
+    assert len(run(case(), seconds=None)) == len(CHECKS)
     out = capsys.readouterr().out
     assert f"PASS  {len(FURTHER_CHECKS)} further checks: val like train, neighbouring pixels" in out
     assert out.count("\n") == len(CHECKS) + 1

@@ -72,7 +72,7 @@ def copy_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callab
         pairs = list(zip(model.parameters(), other.parameters(), strict=False))
         if len(pairs) != len(list(model.parameters())) or any(p.shape != q.shape for p, q in pairs):
             values = {k: v for k, v in optimizer.param_groups[0].items() if k in optimizer.defaults}
-            return type(optimizer)(other.parameters(), **values)  # type: ignore[call-arg]  # another width
+            return type(optimizer)(other.parameters(), **values)  # another width
         return copy.deepcopy(optimizer, {id(p): q for p, q in pairs})
 
     return make
@@ -88,7 +88,7 @@ def _copy_scheduler(scheduler: Any, optimizer: torch.optim.Optimizer) -> Any:
 
 def _roles(function: Callable) -> dict[str, str] | None:
     """Return the roles of a function's parameters by their names; None if one that it needs has no known name."""
-    found = {}
+    found: dict[str, str] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         plain = re.sub("[^a-z]", "", name.lower())
         role = next((role for role, names in _ROLES.items() if plain in names), None)

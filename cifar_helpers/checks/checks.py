@@ -657,7 +657,7 @@ def _exchange_parts(
     pipeline: Pipeline, start: nn.Module, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[str, str, bool] | None:
     """Return which part prevents learning: the one that learns when the package's own stands in its place."""
-    trials = {}
+    trials: dict[str, dict[str, Any]] = {}
     if not _is_ours(pipeline, "train_epoch"):
         trials["your loop"] = {"train_epoch": train_epoch}
     if not _is_ours(pipeline, "make_optimizer"):

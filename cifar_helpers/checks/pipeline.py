@@ -458,8 +458,9 @@ def _hand_on(batches: Iterable[Batch], like: Iterable[Any], at_batch: Callable[[
     sizes = [len(numbers) for numbers in rows.batches]
     even = len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]
     options: dict[str, Any] = {"batch_size": sizes[0]} if even else {"batch_sampler": _GivenBatches(rows.batches)}
+    kind: Any = type(like)
     with suppress(Exception):  # a subclass may take other arguments
-        return type(like)(rows, **options)
+        return kind(rows, **options)
     return DataLoader(rows, **options)
 
 

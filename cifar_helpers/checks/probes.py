@@ -204,7 +204,7 @@ def _all_labels(batches: Iterable[Any]) -> torch.Tensor | None:
     """Return the labels of a whole Dataset where it keeps them in one place; None where it does not."""
     dataset, indices = _unfold(batches)
     kept = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    tensors = getattr(dataset, "tensors", ())
+    tensors: Any = getattr(dataset, "tensors", ())
     kept = tensors[1] if kept is None and len(tensors) > 1 else kept
     try:
         labels = torch.as_tensor(_array(kept))
@@ -229,7 +229,8 @@ def _unfold(batches: Any) -> tuple[Any, torch.Tensor]:
 @_check("same item twice")
 def check_repeated_item(pipeline: Pipeline) -> _Found:
     """An item of the Dataset, read twice with the same seed, is the same: reading changes nothing that is stored."""
-    loader, bound = pipeline.train, "= 0 items that differ"
+    bound = "= 0 items that differ"
+    loader: Any = pipeline.train
     dataset, rows = _unfold(loader)
     if dataset is None:
         raise _NotApplicable("train is no DataLoader over a Dataset with a length")
@@ -275,17 +276,18 @@ def _stored(dataset: Any) -> list[Any]:
 
 def _length(value: Any) -> int:
     """Return how many rows an array, a tensor or a list has; 0 for anything else."""
-    return len(value) if isinstance(value, np.ndarray | torch.Tensor | list) and getattr(value, "ndim", 1) else 0
+    return len(value) if isinstance(value, np.ndarray | torch.Tensor | list) and getattr(value, "ndim", 1) > 0 else 0
 
 
 @_check("examples served")
 def check_served(pipeline: Pipeline) -> _Found:
     """Validation serves every example once."""
-    loader, bound = pipeline.val, "= 0 examples left out"
-    if _unfold(loader)[0] is None or loader.batch_sampler is None:  # type: ignore[attr-defined]
+    bound = "= 0 examples left out"
+    loader: Any = pipeline.val
+    if _unfold(loader)[0] is None or loader.batch_sampler is None:
         raise _NotApplicable("val is no DataLoader over a Dataset with a length")
-    drawn = _drawn(loader)  # type: ignore[arg-type]
-    served = sum(map(len, itertools.islice(loader.batch_sampler, len(drawn))))  # type: ignore[attr-defined]
+    drawn = _drawn(loader)
+    served = sum(len(numbers) for numbers in itertools.islice(loader.batch_sampler, len(drawn)))
     if served != len(drawn):
         why = f"validation serves {served:,} of {len(drawn):,} examples: drop_last=True"
         return _Found(False, len(drawn) - served, bound, why, "DataLoader(…, drop_last=False) for validation")
@@ -320,7 +322,7 @@ def _shared_rows(pipeline: Pipeline) -> float:
     (first, rows), (second, others) = _unfold(pipeline.train), _unfold(pipeline.val)
     if first is None or second is None or not len(others):
         return 0.0
-    files = [getattr(dataset, "samples", getattr(dataset, "imgs", None)) for dataset in (first, second)]
+    files: list[Any] = [getattr(dataset, "samples", getattr(dataset, "imgs", None)) for dataset in (first, second)]
     if all(files):
         trained = {files[0][i][0] for i in rows.tolist()}
         return float(np.mean([files[1][i][0] in trained for i in others.tolist()]))
