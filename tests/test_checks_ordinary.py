@@ -387,7 +387,7 @@ class Lazy(Net):
 def test_a_slow_network_ends_in_time_and_what_was_left_out_is_named(capsys):
     begun = time.monotonic()
     found = run(case(Lazy()), seconds=2.0)
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 30
     assert {"beats blind", "overfit a batch"} <= named(found, "SKIP")
     out = capsys.readouterr().out
     assert "only=('beats blind',), seconds=300 runs it" in out

@@ -694,8 +694,7 @@ def check_baselines(pipeline: Pipeline) -> _Found:
 
     It stops as soon as the difference is four standard errors.
     """
-    count = max(_FEWEST_IMAGES, BASELINE_IMAGES * pipeline.batch_size // 64)
-    images, labels = _validation_batch(pipeline, count)
+    images, labels = _validation_batch(pipeline, BASELINE_IMAGES if pipeline.batch_size == 64 else BASELINE_IMAGES // 2)
     blind = labels.bincount().max().item() / len(labels)
     if len(labels) < _FEWEST_IMAGES or blind > 0.6:
         raise _NotApplicable(f"needs {_FEWEST_IMAGES} validation images of which no class is more than 60 %")
@@ -709,6 +708,9 @@ def check_baselines(pipeline: Pipeline) -> _Found:
         accuracy = _accuracy(_logits_of(pipeline, images, model), labels) if accuracy is None else accuracy
         if accuracy - blind > margin:
             return _Found(True, accuracy - blind, f"> {margin:.3f} of accuracy")
+    if accuracy - blind > margin / 2:  # two standard errors: it learns, and slowly
+        why = f"after {_BLIND_STEPS[-1]} steps of {pipeline.batch_size} images it is hardly better than guessing"
+        return _Found(False, accuracy - blind, f"> {margin:.3f} of accuracy", why, "a larger learning rate?", True)
     why, remedy, doubtful = _explain_blindness(pipeline, model, images, labels, blind + margin, served)
     return _Found(False, accuracy - blind, f"> {margin:.3f} of accuracy", why, remedy, doubtful)
 
