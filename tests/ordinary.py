@@ -581,7 +581,7 @@ ARCHITECTURES: dict[str, Callable[[], Case]] = {
 }
 
 
-def _torchvision(name: str, **options: Any) -> Callable[[], Case]:
+def torchvision_network(name: str, **options: Any) -> Callable[[], Case]:
     return lambda: ours(getattr(torchvision.models, name)(weights=None, num_classes=CLASSES, **options))
 
 
@@ -596,14 +596,13 @@ _NAMES = [
     "densenet121",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
-    "squeezenet1_1",
     "regnet_y_400mf",
     "resnext50_32x4d",
     "convnext_tiny",
     "swin_t",
 ]
-PUBLIC: dict[str, Callable[[], Case]] = {name: _torchvision(name) for name in _NAMES} | {
-    "googlenet": _torchvision("googlenet", aux_logits=True, init_weights=False),
+PUBLIC: dict[str, Callable[[], Case]] = {name: torchvision_network(name) for name in _NAMES} | {
+    "googlenet": torchvision_network("googlenet", aux_logits=True, init_weights=False),
     "VisionTransformer": lambda: ours(torchvision.models.VisionTransformer(32, 8, 4, 4, 128, 256, num_classes=CLASSES)),
 }
 

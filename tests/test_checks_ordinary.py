@@ -67,6 +67,13 @@ def test_a_public_architecture_has_no_false_alarm(name):
     assert [str(check) for check in found if check.status == "FAIL"] == []
 
 
+@pytest.mark.slow
+def test_a_relu_behind_the_head_of_a_public_network_is_seen():
+    """torchvision's SqueezeNet has one: images whose logits are all 0 are never learned."""
+    found = run(ordinary.torchvision_network("squeezenet1_1")(), only=("overfit a batch",), seconds=None)
+    assert "is there a ReLU on the logits?" in found[0].why
+
+
 # --- what is wrong ---
 
 

@@ -711,7 +711,7 @@ def check_baselines(pipeline: Pipeline) -> _Found:
     if accuracy - blind > margin / 2:  # two standard errors: it learns, and slowly
         why = f"after {_BLIND_STEPS[-1]} steps of {pipeline.batch_size} images it is hardly better than guessing"
         return _Found(False, accuracy - blind, f"> {margin:.3f} of accuracy", why, "a larger learning rate?", True)
-    why, remedy, doubtful = _explain_blindness(pipeline, model, images, labels, blind + margin, served)
+    why, remedy, doubtful = _explain_blindness(pipeline, model, images, labels, blind + margin / 2, served)
     return _Found(False, accuracy - blind, f"> {margin:.3f} of accuracy", why, remedy, doubtful)
 
 
@@ -731,12 +731,13 @@ def _explain_blindness(
     if _accuracy(_logits_of(pipeline, images, model), labels) > wanted:
         why = "the network beats guessing, and your evaluation does not say so: does it evaluate another network?"
         return why, "an average of weights needs more steps than this; else let it use the model it is given", True
-    if _accuracy(_training_logits(pipeline, images, copy.deepcopy(model)), labels) > wanted:
+    certain = _remove_dropout(copy.deepcopy(model))
+    if _accuracy(_training_logits(pipeline, images, copy.deepcopy(certain)), labels) > wanted:
         momentum = {m.momentum for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         why = f"it beats guessing in training mode alone; momentum of BatchNorm: {momentum or 'none'}"
         return why, "the statistics of evaluation need more steps, or do not follow", True
     trained = _gather(itertools.islice(served, 8), 8 * pipeline.batch_size)
-    if _accuracy(_training_logits(pipeline, trained[0], copy.deepcopy(model)), _hard(trained[1])) > wanted:
+    if _accuracy(_training_logits(pipeline, trained[0], certain), _hard(trained[1])) > wanted:
         return "what it learns does not carry over to val", "do images and labels belong together, in both?", False
     why = f"after {_BLIND_STEPS[-1]} steps it does no better than guessing on training images either"
     return why, "do images and labels belong together? Is the learning rate right?", False
