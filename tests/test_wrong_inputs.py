@@ -34,7 +34,7 @@ OURS = (ValueError, DataError, CheckpointError, TrainingDiverged)
 CPU = torch.device("cpu")
 SPLIT, VAL_SPLIT, TEST_SPLIT = random_split(16), random_split(8, "val"), random_split(8, "test")
 IMAGES, FOUR = SPLIT.images, SPLIT.labels
-TRAIN, VAL = small_batches(16)
+TRAIN, VAL = DATA = small_batches(16)
 NORMALISER = TRAIN.normaliser
 NET = tiny_net()
 LOGITS, LABELS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]]), torch.tensor([0, 1])
@@ -632,29 +632,70 @@ ROWS = {
     "training.parallel": [
         ("replicas that cannot be", lambda p: fitted(config=TrainConfig(replicas=2)), "replicas=2 ... dropout"),
     ],
-    "checks.checks": [
+    "checks.running": [
         ("no model", lambda p: run_checks(None, (TRAIN, VAL)), "model=None ... torch.nn.Module"),
         ("a model without weights", lambda p: run_checks(nn.Flatten(), (TRAIN, VAL)), "model='Flatten' ... parameters"),
         ("one set of batches", lambda p: run_checks(NET, TRAIN), "data= ... two"),
         ("one of two", lambda p: run_checks(NET, (TRAIN,)), "data= ... two"),
         ("no batches", lambda p: run_checks(NET, ([], [])), "train='no batch' ... at least one batch"),
         ("a generator", lambda p: run_checks(NET, (iter([(X, Y)]), VAL)), "train='no batch' ... no generator"),
-        ("an unknown part", lambda p: run_checks(NET, (TRAIN, VAL), lr=0.1), "part='lr' ... make_optimizer"),
-        ("a loss by name", lambda p: run_checks(NET, (TRAIN, VAL), "ce"), "loss='ce' ... a function"),
-        ("a seed of text", lambda p: run_checks(NET, (TRAIN, VAL), seed="one"), "seed='one' ... a whole number"),
+        ("an unknown part", lambda p: run_checks(NET, DATA, lr=0.1), "part='lr' ... make_optimizer"),
+        ("a loss by name", lambda p: run_checks(NET, DATA, "ce"), "loss='ce' ... a function"),
+        ("a seed of text", lambda p: run_checks(NET, DATA, seed="one"), "seed='one' ... a whole number"),
+        (
+            "an optimizer's name",
+            lambda p: run_checks(NET, DATA, optimizer="sgd"),
+            "optimizer='sgd' ... Optimizer",
+        ),
+        ("no time", lambda p: run_checks(NET, DATA, seconds=0), "seconds=0 ... positive"),
+        ("a time of text", lambda p: run_checks(NET, DATA, seconds="30"), "seconds='30' ... positive"),
+        (
+            "an unknown check",
+            lambda p: run_checks(NET, DATA, only=("speed",)),
+            "only='speed' ... choose one of",
+        ),
+        (
+            "checks in one text",
+            lambda p: run_checks(NET, DATA, only="dependency"),
+            "only='dependency' ... several names",
+        ),
+        (
+            "a loop by name",
+            lambda p: run_checks(NET, DATA, train_epoch="fit"),
+            "train_epoch='fit' ... a function",
+        ),
+    ],
+    "checks.pipeline": [
         (
             "an optimizer by name",
             lambda p: replace(PIPELINE, make_optimizer="adam"),
             "make_optimizer='adam' ... function",
         ),
         ("a network for a function", lambda p: replace(PIPELINE, build=3), "build=3 ... a function"),
+        ("logits for a function", lambda p: replace(PIPELINE, forward=LOGITS), "forward= ... a function"),
+        ("frozen in one text", lambda p: replace(PIPELINE, frozen="backbone"), "frozen='backbone' ... several names"),
+        ("half a batch added up", lambda p: replace(PIPELINE, accumulate=0.5), "accumulate=0.5 ... at least 1"),
+        ("no images a step", lambda p: replace(PIPELINE, batch_size=0), "batch_size=0 ... at least 1"),
+        ("steps below 0", lambda p: checks.serve(PIPELINE, -1), "steps=-1 ... whole number"),
+        ("a batch of nothing", lambda p: checks.training_batch(PIPELINE, 0), "count=0 ... at least 1"),
+    ],
+    "checks.adapters": [
+        ("a loop that is none", lambda p: checks.adapt_training(3, NET, TRAIN), "train_epoch=3 ... a function"),
+        ("a loop for itself", lambda p: checks.adapt_training(print, NET, TRAIN), "must accept (model, batches"),
+        ("scores for a function", lambda p: checks.adapt_evaluation(0.9, NET, VAL, len), "evaluate=0.9 ... a function"),
+        ("a rate for an optimizer", lambda p: checks.copy_optimizer(0.1, NET), "optimizer=0.1 ... Optimizer"),
+        ("an optimizer in text", lambda p: checks.optimizer_in("train"), "train_epoch='train' ... a function"),
+    ],
+    "checks.probes": [
+        ("a further check of a model", lambda p: checks.check_leak(NET), "pipeline= ... a Pipeline"),
+        ("a further check of nothing", lambda p: checks.check_classes(None), "pipeline=None ... a Pipeline"),
+    ],
+    "checks.checks": [
         ("a check of a model", lambda p: checks.check_overfit(NET), "pipeline= ... a Pipeline"),
         ("a check of nothing", lambda p: checks.check_batches(None), "pipeline=None ... a Pipeline"),
         ("a head that is not there", lambda p: checks.find_head(NET, 99), "no layer has 99 rows"),
         ("a head of nothing", lambda p: checks.find_head(None, 4), "model=None ... torch.nn.Module"),
         ("dependencies of pixels", lambda p: checks.dependency_matrix(NET, IMAGES), "images= ... floating"),
-        ("steps below 0", lambda p: checks.serve(PIPELINE, -1), "steps=-1 ... whole number"),
-        ("a batch of nothing", lambda p: checks.training_batch(PIPELINE, 0), "count=0 ... at least 1"),
         ("scores of nothing", lambda p: next(checks.baseline_scores(None)), "pipeline=None ... a Pipeline"),
     ],
     "checks.mutants": [

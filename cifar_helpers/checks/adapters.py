@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
+from cifar_helpers._arguments import require, require_function
 
 __all__ = ["NotAdaptable", "Reported", "adapt_evaluation", "adapt_training", "copy_optimizer", "optimizer_in"]
 
@@ -66,7 +67,12 @@ def copy_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callab
     """Return a function from a copy of `model` to a copy of `optimizer`, with its state, over the copy's parameters.
 
     What the optimizer holds and the model does not stays foreign to every copy.
+
+    Raises:
+        ValueError: `optimizer` is none of torch's.
     """
+    right = isinstance(optimizer, torch.optim.Optimizer)
+    require(right, "optimizer", optimizer, "a torch.optim.Optimizer over the parameters of the model")
 
     def make(other: nn.Module) -> torch.optim.Optimizer:
         pairs = list(zip(model.parameters(), other.parameters(), strict=False))
@@ -174,6 +180,7 @@ def _names_in(code: types.CodeType) -> set[str]:
 
 def optimizer_in(function: Callable) -> torch.optim.Optimizer | None:
     """Return the only optimizer that a function names outside of its arguments; None if there is no such one."""
+    require_function("train_epoch", function)
     code = getattr(inspect.unwrap(function), "__code__", None)
     named = _names_in(code) if code else set()
     values = {id(space[name]): space[name] for space in _spaces(function) for name in named if name in space}
@@ -241,7 +248,9 @@ def adapt_training(
 
     Raises:
         NotAdaptable: it has another shape.
+        ValueError: it is no function.
     """
+    require_function("train_epoch", function)
     roles = _roles(function)
     by_role = roles is not None and ({"model", "batches"} <= set(roles.values()) or _finds(function, model))
     if not by_role and not _takes_contract(function):
@@ -286,7 +295,9 @@ def adapt_evaluation(
 
     Raises:
         NotAdaptable: it has another shape, or, when it is called, returns none of these.
+        ValueError: it is no function.
     """
+    require_function("evaluate", function)
     roles, read = _roles(function), _ResultReader(like)
     by_role = roles is not None and ({"model", "batches"} <= set(roles.values()) or _finds(function, model))
     if not by_role and not _takes_two(function):

@@ -40,6 +40,8 @@ from cifar_helpers.checks.pipeline import (
     _NotApplicable,
     _one_epoch,
     _OutOfTime,
+    _require_module,
+    _require_pipeline,
     _score,
     _take_steps,
     _training_logits,
@@ -276,6 +278,9 @@ def dependency_matrix(
 
     Args:
         forward: the model and images to logits, where the model itself is not that.
+
+    Raises:
+        ValueError: no Module, or no images (N, 3, H, W) as the network takes them.
     """
     _require_module(model)
     right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
@@ -588,13 +593,19 @@ def _learn_by_heart(pipeline: Pipeline, model: nn.Module, images: torch.Tensor, 
     at_once = 10 if len(images) == _OVERFIT_IMAGES else 2
     for steps in range(0, _OVERFIT_STEPS + 1, at_once):
         logits = _training_logits(pipeline, images, model)
-        accuracy = (logits.argmax(1) == _hard(labels)).float().mean().item()
+        accuracy = _clearly_right(logits, _hard(labels)).float().mean().item()
         found = _ByHeart(pipeline.loss(logits, labels).item(), first, floor, accuracy, steps)
         if found.within(_NEAR_FLOOR) or steps == _OVERFIT_STEPS or not math.isfinite(found.loss):
             break
         _keep_time(pipeline.deadline)
         _take_steps(pipeline, model, optimizer, [(images, labels)] * at_once)
     return found
+
+
+def _clearly_right(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    """Return whether the logit of the class is above all others; where all are 0, behind a ReLU, none is."""
+    others = logits.scatter(1, classes[:, None], -math.inf)
+    return logits.gather(1, classes[:, None])[:, 0] > others.amax(1)
 
 
 def _loss_on(pipeline: Pipeline, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
@@ -745,6 +756,7 @@ def _explain_blindness(
 
 def baseline_scores(pipeline: Pipeline) -> Iterator[dict[str, float]]:
     """Yield validation accuracies after every BASELINE_STEPS: on the data as it is, on zeros, on shuffled labels."""
+    _require_pipeline("pipeline", pipeline)
     images, labels = _gather(_validation(pipeline), BASELINE_IMAGES)
     models = {name: copy.deepcopy(pipeline.model) for name in _SPOILED}
     optimizers = {name: pipeline.make_optimizer(model) for name, model in models.items()}

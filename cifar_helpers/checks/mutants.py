@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from cifar_helpers import metrics
 from cifar_helpers._contract import Batch
 from cifar_helpers.checks.checks import CHECKS, find_head
-from cifar_helpers.checks.pipeline import Check, Pipeline, _ordered
+from cifar_helpers.checks.pipeline import Check, Pipeline, _ordered, _require_module, _require_pipeline
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.models.networks import Described

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import is_whole, require, require_function, require_names, require_whole
 from cifar_helpers._contract import Batch, EpochBatches, Ordered
 from cifar_helpers.runtime import make_generator, private_randomness, seed_everything
 from cifar_helpers.training.evaluation import evaluate, evaluating
@@ -59,6 +59,9 @@ class Pipeline:
         batch_size: images per step in the checks; `run_checks` takes fewer for a slow network.
         deadline: `time.monotonic()` after which no check goes on training.
         kept: what the checks of one call of `run_checks` share; None where each works for itself.
+
+    Raises:
+        ValueError: the model is no Module, the seed no whole number, or another part no function.
     """
 
     model: nn.Module
@@ -76,6 +79,26 @@ class Pipeline:
     batch_size: int = 64
     deadline: float = math.inf
     kept: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _require_module(self.model)
+        optional = [name for name in ("build", "forward") if getattr(self, name) is not None]
+        for name in ("loss", "make_optimizer", "train_epoch", "evaluate", *optional):
+            require_function(name, getattr(self, name))
+        require(is_whole(self.seed), "seed", self.seed, "a whole number")
+        if self.frozen:
+            require_names("frozen", self.frozen)
+        if self.accumulate is not None:
+            require_whole("accumulate", self.accumulate)
+        require_whole("batch_size", self.batch_size)
+
+
+def _require_module(model: object) -> None:
+    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
+
+
+def _require_pipeline(name: str, pipeline: object) -> None:
+    require(isinstance(pipeline, Pipeline), name, pipeline, "a Pipeline(model, train, val); run_checks makes one")
 
 
 @dataclass(frozen=True)
@@ -150,6 +173,7 @@ def _check(name: str, *judges: str) -> Callable[[Callable[[Pipeline], _Found]], 
     def decorate(function: Callable[[Pipeline], _Found]) -> Callable[[Pipeline], Check]:
         @functools.wraps(function)
         def run(pipeline: Pipeline) -> Check:
+            _require_pipeline("pipeline", pipeline)
             not_yours = tuple(part for part in judges if _is_ours(pipeline, part))
             with private_randomness(_device_of(pipeline.model)), _loaders_randomness(pipeline):
                 seed_everything(pipeline.seed)
@@ -341,6 +365,8 @@ def _drawn(loader: DataLoader) -> list[int]:
 
 def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:
     """Return `steps` training batches over as many epochs as it takes."""
+    _require_pipeline("pipeline", pipeline)
+    require_whole("steps", steps, 0)
     return itertools.islice(_endless(pipeline), steps)
 
 
@@ -369,6 +395,9 @@ def _gather(batches: Iterable[Batch], count: int) -> Batch:
 
 def training_batch(pipeline: Pipeline, count: int | None = None) -> Batch:
     """Return the first `count` training examples of the first epoch; by default as many as a step has."""
+    _require_pipeline("pipeline", pipeline)
+    if count is not None:
+        require_whole("count", count)
     return _gather(_one_epoch(pipeline), count or pipeline.batch_size)
 
 

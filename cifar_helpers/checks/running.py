@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import is_number, require, require_choice, require_names
 from cifar_helpers._contract import Batch, Ordered
 from cifar_helpers.checks.adapters import NotAdaptable, adapt_evaluation, adapt_training, copy_optimizer, optimizer_in
 from cifar_helpers.checks.checks import CHECKS
@@ -101,12 +101,20 @@ def run_checks(
         ChecksFailed: with `strict`, naming what failed.
     """
     names = [run.check_name for run in (*CHECKS, *FURTHER_CHECKS)]  # type: ignore[attr-defined]
-    for name in only or ():
-        require_choice("only", name, names)
+    if only is not None:
+        require_names("only", only)
+        for name in only:
+            require_choice("only", name, names)
     for name in parts:
         require_choice("part", name, _PARTS)
-    require(seconds is None or seconds > 0, "seconds", seconds, "a positive number, or None for no limit")
-    require(isinstance(data, tuple | list) and len(data) == 2, "data", type(data).__name__, "(training, validation)")
+    require(
+        seconds is None or (is_number(seconds) and seconds > 0),
+        "seconds",
+        seconds,
+        "a positive number, or None for no limit",
+    )
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    require(pair, "data", data, "two sets of batches, (train, val), as make_batches returns them")
     if optimizer is not None:
         parts["make_optimizer"] = copy_optimizer(optimizer, model)
     pipeline = Pipeline(model, *data, loss, **parts, kept={})
