@@ -5,7 +5,7 @@ The names below are what most programs need; each package says in its `__all__` 
 """
 
 from cifar_helpers.checks import run_checks
-from cifar_helpers.classify import Classifier, load_model
+from cifar_helpers.classify import Classifier, load_model, pretrained
 from cifar_helpers.data import (
     Batches,
     DataError,
@@ -56,6 +56,7 @@ __all__ = [
     "make_batches",
     "make_model",
     "predict",
+    "pretrained",
     "read_image_folder",
     "run_checks",
     "sweep",

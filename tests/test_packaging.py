@@ -193,7 +193,8 @@ def test_run_says_that_it_needs_the_notebooks(user):
 def test_the_wheel_holds_the_package_its_license_and_nothing_else(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | {"cifar_helpers/py.typed"}
+    weights = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "weights").iterdir()}
+    assert {name for name in names if ".dist-info/" not in name} == modules | weights | {"cifar_helpers/py.typed"}
     assert len([name for name in names if name.endswith(".dist-info/licenses/LICENSE")]) == 1
 
 

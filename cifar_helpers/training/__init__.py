@@ -11,7 +11,7 @@ from cifar_helpers.training.callbacks import (
     OnFitStart,
     TensorBoardLogger,
 )
-from cifar_helpers.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from cifar_helpers.training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_rounded
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import evaluate, evaluating, predict
 from cifar_helpers.training.loop import fit, sweep, tabulate, train_epoch
@@ -43,6 +43,7 @@ __all__ = [
     "make_optimizer",
     "parameter_groups",
     "predict",
+    "save_rounded",
     "set_lr",
     "sweep",
     "tabulate",

@@ -8,7 +8,7 @@ import ast
 import contextlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,11 @@ __all__ = [
     "optimizer_state",
     "previous_path",
     "save_checkpoint",
+    "save_rounded",
 ]
 
 _RESUME = "resume/"
+_SCALE = "/scale"  # behind the name of a tensor of 8 bits: that of its scales
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,37 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
     return save_tensors(Path(path), tensors, about, before=previous_path(path))
 
 
+def save_rounded(path: str | Path, checkpoint: Checkpoint) -> str:
+    """Write the weights of a run, rounded to 8 bits, in a quarter of the size, and return the SHA-256 of the file.
+
+    Every row of weights (all that go into one output) has a scale of its own, so that its largest weight is 127, and no
+    weight moves by more than half of a scale. Vectors, such as those of BatchNorm, stay as they are. `load_checkpoint`
+    gives float32 back; the state of the optimizer is left out.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for name, tensor in checkpoint.weights.items():
+        if tensor.is_floating_point() and tensor.ndim >= 2:
+            scales = tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            weights |= {name: (tensor / _by_row(scales, tensor)).round().to(torch.int8), f"{name}{_SCALE}": scales}
+        else:
+            weights[name] = tensor
+    return save_checkpoint(path, replace(checkpoint, weights=weights, finished=True))
+
+
+def _by_row(scales: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return scales (R,) in the shape in which they multiply a tensor (R, …)."""
+    return scales.view(-1, *[1] * (tensor.ndim - 1))
+
+
+def _without_scales(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors, those that `save_rounded` wrote in 8 bits as float32."""
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith(_SCALE)}
+    for name in tensors.keys() - plain.keys():
+        scales, rounded = tensors[name], plain[name.removesuffix(_SCALE)]
+        plain[name.removesuffix(_SCALE)] = rounded * _by_row(scales, rounded)
+    return plain
+
+
 def previous_path(path: str | Path) -> Path:
     """Return where the checkpoint before the one at `path` is kept."""
     return Path(path).with_name(f"{Path(path).name}.previous")
@@ -140,9 +173,10 @@ def _load(path: Path) -> Checkpoint:
 def _assemble(tensors: dict[str, torch.Tensor], about: dict, sha256: str) -> Checkpoint:
     if any(name.startswith("best/") for name in tensors):
         tensors, about = _upgrade(tensors, about)
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(_RESUME)}
+    resume = {name for name in tensors if name.startswith(_RESUME)}
+    weights = _without_scales({name: tensor for name, tensor in tensors.items() if name not in resume})
     state: dict[str, dict[str, torch.Tensor]] = {}
-    for key in tensors.keys() - weights.keys():
+    for key in resume:
         group, name = key.removeprefix(_RESUME).split("/", 1)
         state.setdefault(group, {})[name] = tensors[key]
     return Checkpoint(
