@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import random
 
@@ -11,6 +12,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import v2 as transforms
 from torchvision.transforms.v2 import functional as v2
 
+from cifar_helpers import data
+from cifar_helpers.data import transforms as module
 from cifar_helpers.data.batches import make_batches
 from cifar_helpers.data.transforms import (
     AlternatingFlip,
@@ -46,6 +49,16 @@ def apply(augmentation, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tens
 EVERY = (
     Flip(), AlternatingFlip(), VerticalFlip(), PadCrop(2), Cutout(3), ColourJitter(0.4, 0.4, 0.4), Rotation(30.0)
 )  # fmt: skip
+
+
+def test_a_new_augmentation_stands_wherever_one_is_looked_for():
+    """Without a place in TRANSFORMS it trains, and `TrainConfig.from_dict` refuses what `to_dict` wrote of it."""
+    public = {name: getattr(module, name) for name in module.__all__}
+    kinds = {name for name, kind in public.items() if dataclasses.is_dataclass(kind) and hasattr(kind, "draw")}
+    kinds -= {"PerImage"}  # which holds a function of the reader's
+    assert not kinds ^ module.TRANSFORMS.keys(), "list it in TRANSFORMS, at the end of data/transforms.py"
+    assert not kinds - set(data.__all__), "import it in data/__init__.py, and list it in __all__ there"
+    assert not kinds - {type(augmentation).__name__ for augmentation in EVERY}, "put one into EVERY, above"
 
 
 @pytest.mark.parametrize("augmentation", EVERY, ids=lambda a: type(a).__name__)
