@@ -21,8 +21,10 @@ from cifar_helpers.course.workspace import (
     read_figure,
     read_kept,
 )
+from cifar_helpers.models.networks import ModelConfig
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.records import EpochRecord, RunRecord
+from cifar_helpers.transfer import TransferConfig
 
 EPOCHS = (EpochRecord(1, 10, 0.1, 2.0, 0.2, 1.9, 0.3, 1.0), EpochRecord(2, 20, 0.1, 1.5, 0.5, 1.6, 0.4, 1.5))
 RECORD = RunRecord(
@@ -83,6 +85,15 @@ def test_a_row_says_where_a_number_comes_from(workspace):
     assert row["threads"] == 2
     assert row["model"] == {"name": "cnn", "width": 0.5, "dropout": 0.0, "activation": None}
     assert read_lines(workspace().run_log) == [json.loads(json.dumps(row))]
+
+
+@pytest.mark.parametrize(
+    "config", [ModelConfig("cnn", width=0.25), TransferConfig(image_size=64)], ids=lambda c: c.name
+)
+def test_a_row_holds_every_field_by_which_a_recipe_is_found_again(workspace, config):
+    facts = {"backbone": "f00"} if isinstance(config, TransferConfig) else {}
+    record = dataclasses.replace(RECORD, model=config.to_dict() | facts | {"layers": "f00", "num_classes": 10})
+    assert workspace().log_run(record, "cifar10")["model"] == config.to_dict()
 
 
 def test_a_model_of_your_own_is_logged_by_its_name(workspace):

@@ -5,7 +5,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from cifar_helpers.course._ownership import (
     write_own,
 )
 from cifar_helpers.course.profiles import profile_rank
+from cifar_helpers.models.networks import ModelConfig
 from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import RunRecord
+from cifar_helpers.transfer import TransferConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +42,6 @@ __all__ = [
 ]
 
 _PROVENANCE = ("notebook", "profile", "device", "data_source")
-_MODEL_FIELDS = ("name", "width", "dropout", "activation")
-_TRANSFER_FIELDS = ("name", "image_size", "train")
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _run_row(workspace: Workspace, record: RunRecord, dataset: str) -> dict[str,
     """Return the run as one row of plain values; what it scores on test stands in the test-access log."""
     environment = dict(record.environment)
     device, threads = environment.pop("device"), environment.pop("threads")
-    known = _TRANSFER_FIELDS if "backbone" in record.model else _MODEL_FIELDS
+    known = [field.name for field in fields(TransferConfig if "backbone" in record.model else ModelConfig)]
     return {
         "notebook": workspace.notebook,
         "name": record.name,
@@ -248,7 +248,7 @@ def _run_row(workspace: Workspace, record: RunRecord, dataset: str) -> dict[str,
         "data_source": workspace.data_source,
         "profile": workspace.profile,
         "seed": record.config["seed"],
-        "model": {field: record.model[field] for field in known if field in record.model},
+        "model": {name: record.model[name] for name in known if name in record.model},
         "config": record.config,
         "epochs": len(record.history),
         "seconds": round(record.seconds, 2),
