@@ -21,7 +21,7 @@ from matplotlib.mathtext import MathTextParser
 from matplotlib.ticker import FuncFormatter, LogLocator
 from numpy.typing import ArrayLike
 
-from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_fraction, require_whole
+from cifar_helpers._arguments import is_number, require, require_choice, require_fraction, require_whole
 
 __all__ = [
     "PALETTE",
@@ -33,7 +33,6 @@ __all__ = [
     "plot_accuracy_by_ratio",
     "plot_architecture",
     "plot_channel_histograms",
-    "plot_class_counts",
     "plot_curve",
     "plot_dependencies",
     "plot_differences",
@@ -43,7 +42,6 @@ __all__ = [
     "plot_initial_losses",
     "plot_intervals",
     "plot_matrix",
-    "plot_prediction_strip",
     "plot_published",
     "plot_reliability",
     "plot_tornado",
@@ -175,28 +173,6 @@ def plot_images(
     ax.set_xticks([])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return ax
-
-
-def plot_class_counts(counts: Mapping[str, torch.Tensor], title: str, ax: Axes | None = None) -> Axes:
-    """Draw the images of each class in each split, bars behind each other, the exact number beside every split.
-
-    Args:
-        counts: "train", "val" and "test" to counts (C,).
-    """
-    ax = _begin(ax, title, counts=counts)
-    known = set(counts) <= set(_SPLIT_NAMES)
-    require(known, "counts", list(counts), f"splits among {', '.join(_SPLIT_NAMES)}")
-    sizes = [len(values) for values in counts.values()]
-    require(len(set(sizes)) == 1, "counts", sizes, "equally many classes in every split")
-    bottom = np.zeros(len(next(iter(counts.values()))))
-    for split, values in counts.items():
-        exact = f"{values.min()}" if values.min() == values.max() else f"{values.min()}–{values.max()}"
-        label = f"{_SPLIT_NAMES[split]}: {exact} in every class"
-        ax.bar(range(len(values)), values, bottom=bottom, width=1, color=SPLIT_COLOURS[split], label=label, linewidth=0)
-        bottom += values.numpy()
-    ax.set(xlabel="class number", ylabel="images", title=title, ylim=(0, bottom.max() * 1.45))
-    ax.legend(loc="upper left", frameon=False, fontsize=8)
     return ax
 
 
@@ -598,30 +574,6 @@ def plot_initial_losses(
     ax.set(xlabel="cross-entropy before training (nats)", title=title, xlim=(0, 1.15 * max(losses.values())))
     ax.invert_yaxis()
     ax.legend(frameon=False, fontsize=8, loc="lower right")
-    return ax
-
-
-def plot_prediction_strip(
-    steps: Sequence[int],
-    probabilities: torch.Tensor,
-    names: Sequence[str],
-    label: int,
-    title: str,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw how the probabilities (T, C) that a network gives to one image change over T steps; its label is marked."""
-    ax = _begin(ax, title, steps=steps)
-    _require_tensor("probabilities", probabilities, len(steps), len(names))
-    known = is_whole(label) and 0 <= label < len(names)
-    require(known, "label", label, f"0 to {len(names) - 1}, the number of a class")
-    extent = (steps[0], steps[-1], len(names) - 0.5, -0.5)
-    ax.imshow(
-        probabilities.T.numpy(), aspect="auto", cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest"
-    )
-    ax.set_yticks(range(len(names)), names, size=6)
-    ax.get_yticklabels()[label].set(color=PALETTE[3], weight="bold")
-    ax.tick_params(length=0)
-    ax.set(title=title, xlabel="step", ylabel="class")
     return ax
 
 

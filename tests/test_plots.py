@@ -22,7 +22,6 @@ SWINGS = [Swing("wide", 1, 3, -10.0, 40.0), Swing("infinite", 0, 1, -math.inf, 1
 DRAW = {
     "images": lambda ax: plots.plot_images(SPLIT.images, 6, captions=["a b"] * 24, row_names=NAMES, title="t", ax=ax),
     "no images": lambda ax: plots.plot_images(SPLIT.images[:0], 6, title="t", ax=ax),
-    "counts": lambda ax: plots.plot_class_counts({"train": SPLIT.counts(), "val": SPLIT.counts()}, "t", ax),
     "channels": lambda ax: plots.plot_channel_histograms(SPLIT.images, (0.4,) * 3, (0.2,) * 3, "t", ax),
     "spectrum": lambda ax: plots.plot_variance_spectrum({"a": np.array([0.6, 0.3, 0.1])}, {"a": 2}, 0.9, "t", ax),
     "embedding": lambda ax: plots.plot_embedding(np.random.rand(24, 2), SPLIT.labels, NAMES, "t", ax),
@@ -34,7 +33,6 @@ DRAW = {
     "curve": lambda ax: plots.plot_curve([1, 2], {"a": [1, 2]}, ax, title="t", xlabel="x", ylabel="y"),
     "band": lambda ax: plots.plot_curve([1, 2], {"a": [[1, 2], [3, 5]]}, ax, title="t", xlabel="x", ylabel="y"),
     "initial losses": lambda ax: plots.plot_initial_losses({"a": 2.3, "b": 9.0}, ["b"], 10, "t", ax),
-    "strip": lambda ax: plots.plot_prediction_strip([0, 5], torch.rand(2, 4), NAMES, 1, "t", ax),
     "dependencies": lambda ax: plots.plot_dependencies(torch.eye(4), "t", ax),
     "intervals": lambda ax: plots.plot_intervals({"a": (0.5, 0.4, 0.6)}, 0.1, "t", marks={"a": [0.45]}, ax=ax),
     "reliability": lambda ax: plots.plot_reliability({"a": calibration(torch.eye(4), torch.arange(4))}, "t", ax),
