@@ -34,6 +34,10 @@ def test_images_in_logits_out(name):
     assert model.spec == asked | {"dropout": 0.0, "activation": None}
 
 
+def test_every_network_has_its_count():
+    assert PARAMETERS.keys() == MODELS.keys(), "write how many parameters a network has into PARAMETERS, or take it out"
+
+
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_parameter_counts(name, count):
     assert count_parameters(make_model(name, 10)) == count
