@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import ordinary
@@ -18,6 +19,7 @@ from cifar_helpers._hashing import hash_tensors
 from cifar_helpers.checks import CHECKS, FURTHER_CHECKS, Check, ChecksFailed, NotAdaptable, adapters, run_checks
 from cifar_helpers.metrics import Sums
 
+README = Path(__file__).resolve().parent.parent / "README.md"
 FAST_LOOPS = ["MNIST example", "quickstart", "torchvision references", "train(epoch) of a notebook",
               "gradient accumulation", "optimizer.step(closure)", "(x, y, index)", "mixup in the loop"]  # fmt: skip
 # The time limit for a public network; each to its end: CHECK_SECONDS=300 pytest -m slow -k public
@@ -106,7 +108,12 @@ def test_the_published_share_is_what_was_measured(verdicts):
     caught = [name for name, (found,) in verdicts.items() if not found.passed and BUGS[name].words in str(found)]
     assert len(BUGS) == 42
     assert len(caught) >= 30
-    assert f"{len(caught)} of {len(BUGS)}" in cifar_helpers.checks.__doc__
+    architectures = len(ARCHITECTURES) + len(PUBLIC)
+    told = " ".join(cifar_helpers.checks.__doc__.split()), " ".join(README.read_text(encoding="utf-8").split())
+    assert f"{len(caught)} of {len(BUGS)} ordinary bugs" in told[0]
+    assert f"none of {len(LOOPS)} good loops and {architectures} good architectures" in told[0]
+    assert f"Of {len(BUGS)} bugs of ordinary code, of kinds known from reports, {len(caught)} are named" in told[1]
+    assert f"None of {len(LOOPS)} good loops and {architectures} good architectures" in told[1]
 
 
 def causes(found: list[Check]) -> str:
