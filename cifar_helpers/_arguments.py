@@ -1,11 +1,15 @@
 """Arguments that are not allowed: one sentence that names the argument, its value and what is allowed."""
 
+import dataclasses
 import difflib
 import math
 import os
 from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, TypeGuard
+
+import numpy as np
+from torch import nn
 
 
 def require(condition: bool, argument: str, value: object, allowed: str) -> None:
@@ -29,14 +33,59 @@ def require_whole(argument: str, value: object, least: int = 1, allowed: str = "
     require(is_whole(value) and value >= least, argument, value, allowed or f"a whole number of at least {least}")
 
 
+def require_number(argument: str, value: object, least: float = -math.inf, allowed: str = "") -> None:
+    """Raise a ValueError unless `value` is a finite number of `least` or more; True and False are none."""
+    usual = "a number, not NaN or infinite" if least == -math.inf else f"a number of {least} or more"
+    require(is_number(value) and value >= least, argument, value, allowed or usual)
+
+
+def require_positive(argument: str, value: object, allowed: str = "a positive number") -> None:
+    """Raise a ValueError unless `value` is a finite number above 0."""
+    require(is_number(value) and value > 0, argument, value, allowed)
+
+
 def require_fraction(argument: str, value: object, allowed: str) -> None:
     """Raise a ValueError unless `value` is a number in [0, 1]."""
     require(is_number(value) and 0 <= value <= 1, argument, value, allowed)
 
 
-def require_function(argument: str, value: object) -> None:
+def require_share(argument: str, value: object, allowed: str = "a number in [0, 1)") -> None:
+    """Raise a ValueError unless `value` is a number in [0, 1)."""
+    require(is_number(value) and 0 <= value < 1, argument, value, allowed)
+
+
+def require_seed(value: object, argument: str = "seed") -> None:
+    """Raise a ValueError unless `value` is a whole number that torch takes as a seed."""
+    require(is_whole(value), argument, value, "a whole number")
+    require(-(2**63) <= value < 2**64, argument, value, "a whole number of 64 bits")  # type: ignore[operator]
+
+
+def require_function(argument: str, value: object, allowed: str = "a function") -> None:
     """Raise a ValueError unless `value` can be called."""
-    require(callable(value), argument, value, "a function")
+    require(callable(value), argument, value, allowed)
+
+
+def require_made_function(argument: str, value: object, allowed: str) -> None:
+    """Raise a ValueError unless `value` can be called and is no class: calling that would only make an instance."""
+    require_function(argument, value, allowed)
+    require(not isinstance(value, type), argument, value, f"{allowed}; this is a class")
+
+
+def require_model(model: object, argument: str = "model") -> None:
+    """Raise a ValueError unless `model` is a network, and not the class of one."""
+    made = "; this is a class, which has to be called first" if isinstance(model, type) else ""
+    require(isinstance(model, nn.Module), argument, model, f"a torch.nn.Module{made}")
+
+
+def require_parameters(model: Any) -> None:
+    """Raise a ValueError unless `model` is a network with parameters."""
+    require_model(model)
+    require(any(True for _ in model.parameters()), "model", type(model).__name__, "a network with parameters")
+
+
+def require_flag(argument: str, value: object) -> None:
+    """Raise a ValueError unless `value` is True or False."""
+    require(isinstance(value, bool | np.bool_), argument, value, "True or False")
 
 
 def require_path(argument: str, value: object) -> None:
@@ -67,6 +116,17 @@ def is_whole(value: object) -> TypeGuard[int]:
 def is_number(value: object) -> TypeGuard[float]:
     """Return whether a value is a finite number, of Python or NumPy; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def make_plain(instance: Any) -> None:
+    """Give a frozen dataclass its numbers of NumPy as those of Python, which JSON knows, and random streams too."""
+    for field in dataclasses.fields(instance):
+        object.__setattr__(instance, field.name, plain_number(getattr(instance, field.name)))
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, and anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 _LONGEST = 200  # characters of a value in a message

@@ -1,9 +1,13 @@
 """What batches, images and labels must be: one place for every message about one that is not right."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
+
+from cifar_helpers._arguments import require
 
 # Images float32 (B, 3, H, W), normalised, and labels int64 (B,).
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -56,8 +60,21 @@ def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
         )
 
 
-def check_batch(name: str, batch: object) -> None:
-    """Raise a ValueError unless `batch` is a pair of float32 images and as many int64 labels, at least one of each."""
+def check_normalised(images: object) -> None:
+    """Raise a ValueError unless `images` are floating-point numbers (N, 3, H, W)."""
+    right = isinstance(images, torch.Tensor) and images.is_floating_point()
+    right = right and images.ndim == 4 and images.shape[1] == 3  # type: ignore[attr-defined]  # it is a tensor
+    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
+
+
+def check_batches(name: str, batches: object) -> None:
+    """Raise a ValueError unless `batches` can be gone through, which a Split cannot."""
+    allowed = "batches (images, labels): those of make_batches(dataset.train, dataset.val), a DataLoader or a list"
+    require(isinstance(batches, Iterable | Ordered) or hasattr(batches, "__getitem__"), name, batches, allowed)
+
+
+def check_pair(name: str, batch: object) -> Batch:
+    """Return a batch as a pair of tensors, or raise a ValueError if it is none."""
     parts: list[Any] = list(batch) if isinstance(batch, tuple | list) else [batch]
     if len(parts) != 2 or not all(isinstance(part, torch.Tensor) for part in parts):
         kinds = ", ".join(type(part).__name__ for part in parts)
@@ -65,6 +82,17 @@ def check_batch(name: str, batch: object) -> None:
     images, labels = parts
     if labels.ndim == 0:
         raise ValueError(f"{name} serves single images; expected batches: put the Dataset into a DataLoader")
+    return images, labels
+
+
+def check_pairs(batches: Iterable[object]) -> Iterator[Batch]:
+    """Yield batches as they come, each after it was found to be a pair of tensors."""
+    return (check_pair("iteration", batch) for batch in batches)
+
+
+def check_batch(name: str, batch: object) -> None:
+    """Raise a ValueError unless `batch` is a pair of float32 images and as many int64 labels, at least one of each."""
+    images, labels = check_pair(name, batch)
     if len(labels) == 0:
         raise ValueError(f"{name} holds an empty batch; expected at least one image")
     if images.dtype != torch.float32:
@@ -89,6 +117,50 @@ def check_label_range(name: str, labels: torch.Tensor, num_classes: int) -> None
 def wrong_labels(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return the places of labels outside [0, num_classes)."""
     return torch.nonzero((labels < 0) | (labels >= num_classes)).flatten()
+
+
+# What BatchNorm makes of a batch of one image, in training.
+ONE_IMAGE = "and BatchNorm cannot take the variance of one: choose another batch_size, or drop_last=True"
+
+
+@contextmanager
+def naming_images(model: nn.Module, images: torch.Tensor, batch: str = "") -> Iterator[None]:
+    """Say in an error of torch what images the model was given, and for which size it was made.
+
+    Args:
+        batch: its name, such as "train batch 3".
+    """
+    try:
+        yield
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(f"{batch or 'a batch'} holds one image, {ONE_IMAGE}") from error
+    except RuntimeError as error:
+        if type(error) is not RuntimeError:  # memory, an accelerator or a compiler, which say it themselves
+            raise
+        shape, reason = tuple(images.shape), _why_not(model, images, str(error).splitlines()[0])
+        named = f"{batch}: " if batch else ""
+        raise ValueError(f"{named}the model cannot take images of shape {shape}: {reason}") from error
+
+
+def _why_not(model: nn.Module, images: torch.Tensor, reason: str) -> str:
+    """Return why a model cannot take images, given what torch says of it."""
+    if not images.is_floating_point():
+        return f"they are {images.dtype}; expected normalised torch.float32"
+    size, given = made_for(model), images.shape[-1]
+    advice = f"; it was made for {size} pixels: make_model(…, image_size={given})"
+    return reason if size in (None, given) else reason + advice
+
+
+def made_for(model: nn.Module) -> int | None:
+    """Return the image size for which `make_model` made a network, which may be the only child of another, or None."""
+    while not hasattr(model, "spec"):
+        children = [*model.children()]
+        if len(children) != 1:
+            return None
+        model = children[0]
+    return model.spec.get("image_size") if isinstance(model.spec, Mapping) else None
 
 
 def batch_faults(images: torch.Tensor, labels: torch.Tensor, num_classes: int) -> list[str]:

@@ -22,7 +22,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import is_whole, require, require_choice, require_function, require_whole
+from cifar_helpers._arguments import (
+    plain_number,
+    require,
+    require_choice,
+    require_function,
+    require_seed,
+    require_whole,
+)
 
 __all__ = [
     "Timer",
@@ -230,17 +237,17 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
 
 
 def make_generator(*keys: object) -> torch.Generator:
-    """Return a CPU generator whose stream depends on `keys` alone: equal keys, equal numbers."""
-    name = hashlib.sha256(repr(keys).encode()).digest()
+    """Return a CPU generator whose stream depends on `keys` alone: equal keys, equal numbers, also those of NumPy."""
+    name = hashlib.sha256(repr(tuple(plain_number(key) for key in keys)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(name[:7], "little"))
 
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on every device."""
-    require(is_whole(seed), "seed", seed, "a whole number")
-    random.seed(seed)
+    require_seed(seed)
+    random.seed(int(seed))  # it takes no number of NumPy
     np.random.seed(seed % 2**32)  # it takes no larger ones
-    torch.manual_seed(seed)
+    torch.manual_seed(int(seed))
 
 
 @contextmanager

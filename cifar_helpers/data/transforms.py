@@ -9,17 +9,26 @@ those of `torchvision.transforms.v2`, is called last, once for each image.
 
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.nn import functional
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import (
+    is_number,
+    is_whole,
+    make_plain,
+    plain_number,
+    require,
+    require_fraction,
+    require_made_function,
+    require_seed,
+    require_whole,
+)
+from cifar_helpers._contract import check_images, check_normalised
 from cifar_helpers._hashing import hash_object
 from cifar_helpers.data.pictures import to_square
 from cifar_helpers.runtime import make_generator, private_randomness, seed_everything
@@ -137,7 +146,8 @@ class Flip:
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        require(0 <= self.p <= 1, "p", self.p, "a probability lies in [0, 1]")
+        make_plain(self)
+        require_fraction("p", self.p, "a probability lies in [0, 1]")
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return torch.rand(count, generator=stream(epoch)) < self.p
@@ -175,7 +185,8 @@ class PadCrop:
     padding: int = 4
 
     def __post_init__(self) -> None:
-        require(isinstance(self.padding, int) and self.padding >= 0, "padding", self.padding, "whole pixels, 0 or more")
+        make_plain(self)
+        require_whole("padding", self.padding, 0, "whole pixels, 0 or more")
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return torch.randint(2 * self.padding + 1, (count, 2), generator=stream(epoch))
@@ -203,7 +214,9 @@ class Cutout:
     level: tuple[int, int, int] = (125, 123, 114)
 
     def __post_init__(self) -> None:
-        require(isinstance(self.size, int) and self.size >= 1, "size", self.size, "whole pixels, 1 or more")
+        make_plain(self)
+        require_whole("size", self.size, allowed="whole pixels, 1 or more")
+        object.__setattr__(self, "level", _as_colour(self.level))
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return torch.rand(count, 2, generator=stream(epoch))
@@ -222,6 +235,14 @@ class Cutout:
         return (places >= first) & (places < first + self.size)
 
 
+def _as_colour(level: Any) -> tuple[int, ...]:
+    """Return a colour as a tuple of Python's numbers, or raise a ValueError if it is none."""
+    values = tuple(level) if isinstance(level, Iterable) else ()
+    right = len(values) == 3 and all(is_whole(value) and 0 <= value <= 255 for value in values)
+    require(right, "level", level, "three whole numbers, red, green and blue from 0 to 255")
+    return tuple(int(value) for value in values)
+
+
 @dataclass(frozen=True)
 class ColourJitter:
     """Change brightness, contrast and saturation, in this order, each by a factor in [1 - strength, 1 + strength].
@@ -234,8 +255,9 @@ class ColourJitter:
     saturation: float = 0.0
 
     def __post_init__(self) -> None:
+        make_plain(self)
         for name in ("brightness", "contrast", "saturation"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a strength lies in [0, 1]")
+            require_fraction(name, getattr(self, name), "a strength lies in [0, 1]")
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return 2 * torch.rand(count, 3, generator=stream(epoch)) - 1
@@ -270,7 +292,10 @@ class Rotation:
     level: tuple[int, int, int] = (125, 123, 114)
 
     def __post_init__(self) -> None:
-        require(0 <= self.degrees <= 180, "degrees", self.degrees, "an angle lies in [0, 180]")
+        make_plain(self)
+        right = is_number(self.degrees) and 0 <= self.degrees <= 180
+        require(right, "degrees", self.degrees, "an angle lies in [0, 180]")
+        object.__setattr__(self, "level", _as_colour(self.level))
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return self.degrees * (2 * torch.rand(count, generator=stream(epoch)) - 1)
@@ -292,9 +317,15 @@ class PerImage:
 
     It may draw from torch, NumPy and Python as it likes: before each image the three are seeded from (seed, epoch,
     example), and afterwards they are as they were.
+
+    Raises:
+        ValueError: it is no function; or, while training, it gives something else than uint8 (3, H, W) of one size.
     """
 
     function: Callable[[torch.Tensor], torch.Tensor]
+
+    def __post_init__(self) -> None:
+        require_made_function("function", self.function, "a function of a uint8 image (3, H, W)")
 
     def draw(self, count: int, epoch: int, stream: _Stream) -> torch.Tensor:
         return torch.randint(2**32, (count,), generator=stream(epoch))
@@ -333,9 +364,9 @@ def mixup(images: torch.Tensor, targets: torch.Tensor, lam: float) -> tuple[torc
         lam: weight of the image itself, in [0, 1].
 
     Raises:
-        ValueError: the targets are class numbers, which cannot be mixed.
+        ValueError: the targets are class numbers, which cannot be mixed, or `lam` is no weight.
     """
-    require(0 <= lam <= 1, "lam", lam, "a weight lies in [0, 1]")
+    require_fraction("lam", lam, "a weight lies in [0, 1]")
     soft = targets.is_floating_point() and targets.ndim == 2
     allowed = "probabilities (B, num_classes): functional.one_hot(labels, num_classes).float()"
     require(soft, "targets", f"{targets.dtype} {tuple(targets.shape)}", allowed)
@@ -354,16 +385,28 @@ def _reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Return float images (B, C, size, size), bilinear with antialiasing; the same tensor if it is of that size."""
-    if images.shape[-1] == size:
+    """Return float images (B, C, size, size), bilinear with antialiasing; the same tensor if it is of that size.
+
+    Raises:
+        ValueError: `size` is no whole number of pixels, or the images are no batch.
+    """
+    require_whole("size", size, allowed="whole pixels, at least 1")
+    require(images.ndim == 4, "images", images, "a batch (B, C, H, W); of one image images[None]")
+    if images.shape[-2:] == (size, size):
         return images
     return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
-    """Return images (N, C, H, W) whose pixels stand elsewhere: one random permutation of places for all of them."""
+    """Return images (N, C, H, W) whose pixels stand elsewhere: one random permutation of places for all of them.
+
+    Raises:
+        ValueError: `seed` is no whole number, or the images are no batch.
+    """
+    require_seed(seed)
+    require(images.ndim == 4, "images", images, "a batch (N, C, H, W); of one image images[None]")
     height, width = images.shape[-2:]
-    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    places = torch.randperm(height * width, generator=torch.Generator().manual_seed(int(seed))).to(images.device)
     return images.flatten(2)[:, :, places].view_as(images)
 
 
@@ -387,10 +430,11 @@ class Normaliser:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = tuple(getattr(self, name))  # from JSON they come as lists
-            right = len(values) == 3 and all(isinstance(v, Real) and math.isfinite(v) for v in values)
-            require(right, name, values, "three finite numbers, one for each channel")
-            object.__setattr__(self, name, values)
+            given = getattr(self, name)  # from JSON as a list
+            values = tuple(given) if isinstance(given, Iterable) else ()
+            right = len(values) == 3 and all(is_number(value) for value in values)
+            require(right, name, given, "three finite numbers, one for each channel")
+            object.__setattr__(self, name, tuple(plain_number(value) for value in values))
         require(min(self.std) > 0, "std", self.std, "positive: images are divided by it")
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -404,7 +448,10 @@ class Normaliser:
         Raises:
             ValueError: the split is not a training split, or in a channel all images have one value.
         """
+        known = hasattr(split, "name") and isinstance(getattr(split, "images", None), torch.Tensor)
+        require(known, "split", split, "a training split, such as load_data('cifar10').train")
         require(split.name == "train", "split", split.name, "statistics come from the training split alone")
+        check_images(split.images)
         levels = torch.arange(256, dtype=torch.float64) / 255
         mean, std = [], []
         for channel in range(3):
@@ -421,12 +468,22 @@ class Normaliser:
         return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Return float32 images (B, 3, H, W), in channels-last memory, from uint8 ones."""
+        """Return float32 images (B, 3, H, W), in channels-last memory, from uint8 ones.
+
+        Raises:
+            ValueError: the images are others.
+        """
+        check_images(images)
         scale, shift = _affine(self, images.shape[-2:], images.device)
         return torch.addcmul(shift, images.to(torch.float32, memory_format=torch.channels_last), scale)
 
     def inverse(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the uint8 images that `self` maps to `images`; exact on its own output."""
+        """Return the uint8 images that `self` maps to `images`; exact on its own output.
+
+        Raises:
+            ValueError: the images are no floating-point numbers (B, 3, H, W).
+        """
+        check_normalised(images)
         scale, shift = _affine(self, images.shape[-2:], images.device)
         return ((images.float() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
 

@@ -9,8 +9,17 @@ from typing import Any, Protocol, cast, runtime_checkable
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_whole
-from cifar_helpers._contract import Ordered
+from cifar_helpers._arguments import (
+    make_plain,
+    require,
+    require_choice,
+    require_number,
+    require_positive,
+    require_seed,
+    require_share,
+    require_whole,
+)
+from cifar_helpers._contract import Ordered, check_normalised
 
 __all__ = [
     "ACTIVATIONS",
@@ -213,7 +222,7 @@ class Scale(nn.Module):
 
     def __init__(self, factor: float) -> None:
         super().__init__()
-        require(is_number(factor), "factor", factor, "a number")
+        require_number("factor", factor)
         self.factor = factor
 
     def forward(self, logits: torch.Tensor) -> torch.Tensor:
@@ -267,8 +276,7 @@ def whiten(model: nn.Sequential, images: torch.Tensor) -> None:
     Raises:
         ValueError: the images are not normalised ones, or the model is another network.
     """
-    right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
-    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
+    check_normalised(images)
     stem = model[0] if isinstance(model, nn.Sequential) and len(model) else None
     known = isinstance(stem, nn.Conv2d) and stem.weight.shape == (_STEM_FILTERS, 3, 2, 2)
     require(known, "model", type(model).__name__, "a network with a 2x2 stem: make_model('fast')")
@@ -346,11 +354,10 @@ class ModelConfig:
     activation: str | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         require_choice("name", self.name, MODELS)
-        require(
-            is_number(self.width) and self.width > 0, "width", self.width, "a positive factor; 0.5 halves every layer"
-        )
-        require(is_number(self.dropout) and 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
+        require_positive("width", self.width, "a positive factor; 0.5 halves every layer")
+        require_share("dropout", self.dropout, "a probability in [0, 1)")
         if self.activation is not None:
             require_choice("activation", self.activation, ACTIVATIONS)
 
@@ -405,7 +412,8 @@ def make_model(
     config = ModelConfig(name, width, dropout, activation)
     require_whole("num_classes", num_classes, 2, "a whole number; a classifier needs at least 2")
     require_whole("image_size", image_size, 8, "whole pixels; three pools halve it, so it must be at least 8")
-    require(is_whole(seed), "seed", seed, "a whole number")
+    require_seed(seed)
+    num_classes, image_size, seed = int(num_classes), int(image_size), int(seed)  # of NumPy they are no JSON
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # the CPU's stream alone
         model = MODELS[name](num_classes, width, image_size)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_model, require_parameters, require_whole
+from cifar_helpers._contract import check_labels, check_normalised, made_for, naming_images
 from cifar_helpers.models.networks import ACTIVATIONS
 
 __all__ = [
@@ -54,6 +55,7 @@ class Layer:
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trainable parameters."""
+    require_model(model)
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
@@ -65,8 +67,14 @@ def layer_table(model: nn.Module, image_size: int | None = None) -> list[Layer]:
 
     Args:
         image_size: by default that for which `make_model` made the network, else 32.
+
+    Raises:
+        ValueError: no network with parameters, or one that cannot take images of this size.
     """
-    image_size = image_size or getattr(model, "spec", {}).get("image_size", 32)
+    require_parameters(model)
+    if image_size is None:
+        image_size = made_for(model) or 32
+    require_whole("image_size", image_size)
     images = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
     return [_describe_layer(*passed) for passed in _pass_through(model, images, training=False)]
 
@@ -84,7 +92,7 @@ def _pass_through(
     for name, module in twin.named_modules():
         if name and not list(module.children()):
             module.register_forward_hook(keep(name))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with naming_images(twin, images), torch.no_grad(), torch.random.fork_rng(devices=[]):
         twin(images)
     return passed
 
@@ -116,8 +124,10 @@ def receptive_field(model: nn.Module, name: str, image_size: int = 256) -> int:
         image_size: larger than the field, or the border of the image cuts it off.
 
     Raises:
-        ValueError: no layer has this name, or its output is no map of places.
+        ValueError: no layer has this name, its output is no map of places, or the image has no pixel.
     """
+    require_model(model)
+    require_whole("image_size", image_size)
     require(name in dict(model.named_modules()), "name", name, "a name from layer_table(model)")
     twin = copy.deepcopy(model).cpu().double().eval()
     for parent in list(twin.modules()):
@@ -171,7 +181,12 @@ def feature_maps(model: nn.Module, images: torch.Tensor, training: bool = False)
 
     Args:
         training: let BatchNorm take the statistics of these images; its buffers are left alone either way.
+
+    Raises:
+        ValueError: no network, images that are not normalised, or of a size that it cannot take.
     """
+    require_model(model)
+    check_normalised(images)
     maps: dict[str, torch.Tensor] = {}
     block, active = "", False
     for name, module, _, output in _pass_through(model, images, training):
@@ -188,14 +203,28 @@ def activation_spreads(model: nn.Module, images: torch.Tensor) -> list[float]:
 
     The standard deviation over the images, averaged over channels and places, in training mode: what is the same for
     every image, such as a bias, tells the next layer nothing and does not count.
+
+    Raises:
+        ValueError: as in `feature_maps`, or there are fewer than two images.
     """
+    check_normalised(images)
+    require(len(images) >= 2, "images", images, "at least two, which can differ")
     return [float(features.std(0).mean()) for features in feature_maps(model, images, training=True).values()]
 
 
 def gradient_sizes(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[float]:
-    """Return the root mean square of the gradient of the loss by each convolution's weights, in training mode."""
+    """Return the root mean square of the gradient of the loss by each convolution's weights, in training mode.
+
+    Raises:
+        ValueError: as in `feature_maps`, or the labels are not one class number for each image.
+    """
+    require_model(model)
+    check_normalised(images)
     twin = copy.deepcopy(model).train()
     with torch.random.fork_rng(devices=[]):
-        functional.cross_entropy(twin(images), labels).backward()
+        with naming_images(twin, images):
+            logits = twin(images)
+        check_labels(labels, len(images), logits.shape[1])
+        functional.cross_entropy(logits, labels).backward()
     convolutions = [module for module in twin.modules() if isinstance(module, nn.Conv2d)]
     return [float(c.weight.grad.square().mean().sqrt()) for c in convolutions if c.weight.grad is not None]

@@ -1,7 +1,7 @@
 """What makes a run another than others: its configuration and parts, its model, its data, as plain values."""
 
 import json
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
@@ -41,7 +41,8 @@ def name_of(part: object) -> str:
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """Return what the run hash knows of a model: its spec or class, its layers, and the weights it starts from."""
-    facts = dict(getattr(model, "spec", {"name": type(model).__name__}))
+    spec = getattr(model, "spec", None)
+    facts = dict(spec) if isinstance(spec, Mapping) else {"name": type(model).__name__}
     facts |= {"layers": hash_json(repr(model)), "weights": hash_weights(model)}
     frozen = [p for p in model.parameters() if not p.requires_grad]
     if frozen:  # no training changes them: another pretrained part is another model

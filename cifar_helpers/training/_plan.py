@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_made_function
 from cifar_helpers._contract import Batch, EpochBatches
 from cifar_helpers.data.transforms import mixup, resize
 from cifar_helpers.runtime import autocast_dtype, count_processes, make_generator
@@ -172,7 +172,8 @@ def _make_optimizer(
             muon_lr=config.muon_lr,
         )
     allowed = "an optimizer, or a function of the model: lambda model: torch.optim.Adam(model.parameters())"
-    require(not isinstance(given, type), "optimizer", given, allowed)
+    if not isinstance(given, torch.optim.Optimizer):
+        require_made_function("optimizer", given, allowed)
     made = given if isinstance(given, torch.optim.Optimizer) else given(passed)
     require(isinstance(made, torch.optim.Optimizer), "optimizer", made, allowed)
     require(not isinstance(made, torch.optim.LBFGS), "optimizer", "LBFGS", "one that needs no closure")
@@ -188,7 +189,8 @@ def _make_scheduler(optimizer: torch.optim.Optimizer, given: Scheduler | MakeSch
     if given is None:
         return None
     allowed = "a scheduler of torch, or a function of the optimizer: lambda optimizer: StepLR(optimizer, 10)"
-    require(not isinstance(given, type), "scheduler", given, allowed)
+    if not isinstance(given, Scheduler):
+        require_made_function("scheduler", given, allowed)
     made = given if isinstance(given, Scheduler) else given(optimizer)
     require(isinstance(made, Scheduler), "scheduler", made, allowed)
     require(made.optimizer is optimizer, "scheduler", type(made).__name__, "one that was made for this optimizer")

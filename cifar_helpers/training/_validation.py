@@ -11,17 +11,27 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from cifar_helpers._arguments import require
-from cifar_helpers._contract import Batch, EpochBatches, Ordered, check_batch, check_label_range
+from cifar_helpers._contract import (
+    ONE_IMAGE,
+    Batch,
+    EpochBatches,
+    Ordered,
+    check_batch,
+    check_batches,
+    check_label_range,
+    naming_images,
+)
 from cifar_helpers.training._identity import name_of
 from cifar_helpers.training.config import TrainConfig
 from cifar_helpers.training.evaluation import (
-    ONE_IMAGE,
+    ONE_NUMBER,
     Loss,
     check_normaliser,
     evaluating,
-    naming_images,
+    mean_loss,
     on_device,
     refuse_hidden_labels,
+    require_loss,
 )
 
 # Fields that a part of the reader's own makes meaningless.
@@ -55,7 +65,8 @@ def unused_fields(config: TrainConfig, train: object, loss: object, optimizer: o
 
 def check_arguments(model: nn.Module, train: Any, val: Any, config: TrainConfig) -> None:
     """Raise a ValueError if splits, model and configuration do not belong together."""
-    for batches in (train, val):
+    for name, batches in (("train", train), ("val", val)):
+        check_batches(name, batches)
         check_normaliser(model, batches)
         refuse_hidden_labels(batches)
     size = getattr(model, "image_size", None)
@@ -163,15 +174,14 @@ def checked(name: str, batches: Iterable[Batch], num_classes: int) -> Iterator[B
 
 def check_loss(loss: Loss, model: nn.Module, val: Any, device: torch.device) -> None:
     """Raise a ValueError unless a loss gives the mean over a batch: twice the same batch, and it stays what it was."""
+    require_loss(loss)
     images, labels = next(iter(on_device(ordered(val), device)))
     with evaluating(model):
         logits = model(images).float()
-    once = loss(logits, labels)
-    allowed = "the mean over the batch, one number: reduction='mean'"
-    require(once.ndim == 0, "loss", f"{name_of(loss)} of shape {tuple(once.shape)}", allowed)
+    once = mean_loss(loss, logits, labels)
     twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels])).item()
     summed = math.isclose(twice, 2 * once.item(), rel_tol=1e-3) and not math.isclose(once.item(), 0, abs_tol=1e-6)
-    require(not summed, "loss", f"{name_of(loss)}, twice as large for twice the batch", allowed)
+    require(not summed, "loss", f"{name_of(loss)}, twice as large for twice the batch", ONE_NUMBER)
 
 
 def ordered(batches: Any) -> Iterator[Batch]:

@@ -14,11 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from cifar_helpers._arguments import require, require_choice
+from cifar_helpers._arguments import require, require_choice, require_path, require_whole
 from cifar_helpers._storage import write_whole
 from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training._wrappers import plain_state
-from cifar_helpers.training.records import EpochRecord, RunRecord, best_epoch
+from cifar_helpers.training.records import MONITORS, EpochRecord, RunRecord, best_epoch
 
 __all__ = [
     "BestWeights",
@@ -31,8 +31,6 @@ __all__ = [
     "OnFitStart",
     "TensorBoardLogger",
 ]
-
-_MONITORS = ("val_accuracy", "val_loss")
 
 
 @runtime_checkable
@@ -96,8 +94,8 @@ class EarlyStopping:
     """
 
     def __init__(self, patience: int, monitor: str = "val_accuracy") -> None:
-        require(isinstance(patience, int) and patience >= 1, "patience", patience, "a whole number of at least 1")
-        require_choice("monitor", monitor, _MONITORS)
+        require_whole("patience", patience)
+        require_choice("monitor", monitor, MONITORS)
         self.patience, self.monitor = patience, monitor
         self._history: list[EpochRecord] = []
 
@@ -126,7 +124,7 @@ class BestWeights:
     """
 
     def __init__(self, monitor: str = "val_accuracy") -> None:
-        require_choice("monitor", monitor, _MONITORS)
+        require_choice("monitor", monitor, MONITORS)
         self.monitor = monitor
         self.weights: dict[str, torch.Tensor] = {}
         self._history: list[EpochRecord] = []
@@ -150,10 +148,12 @@ class CSVLogger:
     """Write one line per epoch to a CSV file; a resumed run goes on with its lines.
 
     Raises:
-        ValueError: before training, if the file holds anything else than the epochs that this run has done.
+        ValueError: it is no path; or, before training, the file holds anything else than the epochs that this run has
+            done.
     """
 
     def __init__(self, path: str | Path) -> None:
+        require_path("path", path)
         self.path = Path(path)
         self._history: list[EpochRecord] = []
 
@@ -185,9 +185,11 @@ class TensorBoardLogger:
 
     Raises:
         ImportError: when it is made, if there is no TensorBoard.
+        ValueError: it is no path.
     """
 
     def __init__(self, folder: str | Path) -> None:
+        require_path("folder", folder)
         from torch.utils.tensorboard import SummaryWriter  # here, because it is optional
 
         self._writer = SummaryWriter(str(folder))
@@ -209,9 +211,13 @@ class LiveCurve:
 
     Args:
         num_classes: for the lines of ln C and of chance.
+
+    Raises:
+        ValueError: fewer than two classes.
     """
 
     def __init__(self, num_classes: int, title: str = "training") -> None:
+        require_whole("num_classes", num_classes, 2)
         self.num_classes, self.title = num_classes, title
         self._history: list[EpochRecord] = []
         self._handle: Any = None

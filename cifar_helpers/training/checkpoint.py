@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from cifar_helpers._arguments import require_path
 from cifar_helpers._hashing import hash_json
 from cifar_helpers._storage import (
     CheckpointError,
@@ -79,7 +80,9 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> str:
 
     Raises:
         CheckpointError: a setting cannot be kept, such as a function inside a scheduler.
+        ValueError: it is no path.
     """
+    require_path("path", path)
     about = {
         "identity": checkpoint.identity,
         "history": [asdict(record) for record in checkpoint.history],
@@ -141,7 +144,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: the file is missing, no checkpoint of a run, or damaged as the one before it is; or the path is
             that of a link, a pipe or a device, which is not read.
+        ValueError: it is no path.
     """
+    require_path("path", path)
     path = Path(path)
     if name_kind(path, follow=False) == "a link":  # the next save would have to replace it
         raise CheckpointError(f"{path} is a link: pass the path that it leads to, {path.resolve()}.")

@@ -5,13 +5,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_helpers._arguments import is_number, is_whole, require, require_augmentations, require_choice
+from cifar_helpers._arguments import (
+    is_number,
+    is_whole,
+    make_plain,
+    require,
+    require_augmentations,
+    require_choice,
+    require_share,
+)
 from cifar_helpers.data.transforms import TRANSFORMS, Transform, describe_transform
+from cifar_helpers.training.optim import OPTIMIZERS, SCHEDULES, check_settings
 
 __all__ = ["TrainConfig"]
 
-_OPTIMIZERS = ("sgd", "muon", "adam", "adamw")
-_SCHEDULES = ("constant", "cosine", "triangular", "one-cycle")
 _PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -83,25 +90,27 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
+        make_plain(self)
         self._check_types()
-        require_choice("optimizer", self.optimizer, _OPTIMIZERS)
-        require_choice("schedule", self.schedule, _SCHEDULES)
+        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        require_choice("schedule", self.schedule, SCHEDULES)
         require_choice("precision", self.precision, _PRECISIONS)
         for name in ("epochs", "batch_size", "patience", "max_steps", "replicas"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "a whole number of at least 1")
-        require(self.lr > 0, "lr", self.lr, "a positive number; typical values are 1e-4 to 1")
-        require(self.muon_lr > 0, "muon_lr", self.muon_lr, "a positive number; 0.05 to 0.4 are usual")
-        require(self.norm_bias_lr > 0, "norm_bias_lr", self.norm_bias_lr, "a positive factor; 1 changes nothing")
-        require(
-            0 < self.layer_lr_decay <= 1, "layer_lr_decay", self.layer_lr_decay, "a factor in (0, 1]; 1 is no decay"
+        check_settings(
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            norm_bias_lr=self.norm_bias_lr,
+            layer_lr_decay=self.layer_lr_decay,
+            muon_lr=self.muon_lr,
         )
         require(self.frozen_layers >= 0, "frozen_layers", self.frozen_layers, "a whole number of 0 or more")
-        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.mixup >= 0, "mixup", self.mixup, "0 for none, or a positive parameter; 0.2 is usual")
-        for name in ("momentum", "warmup", "label_smoothing", "ema"):
-            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "a number in [0, 1)")
-        require(not self.nesterov or self.momentum > 0, "nesterov", True, "Nesterov needs a momentum above 0")
+        for name in ("warmup", "label_smoothing", "ema"):
+            require_share(name, getattr(self, name))
 
     def _check_types(self) -> None:
         """Raise a ValueError for a value that is not of its field's type; a bool is no number."""

@@ -7,25 +7,49 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._contract import Batch, Ordered, check_label_range
+from cifar_helpers._arguments import require, require_made_function, require_model
+from cifar_helpers._contract import Batch, Ordered, check_batches, check_label_range, check_pairs, naming_images
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import core_threads, count_processes, private_randomness
+from cifar_helpers.training._identity import name_of
 from cifar_helpers.training._wrappers import unwrap
 
 __all__ = [
-    "ONE_IMAGE",
+    "ONE_NUMBER",
     "Loss",
     "check_normaliser",
     "evaluate",
     "evaluating",
-    "naming_images",
+    "mean_loss",
     "on_device",
     "predict",
     "refuse_hidden_labels",
+    "require_loss",
 ]
 
 # Logits (B, C) and what the batches hold beside images, to the mean over the batch.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+ONE_NUMBER = "the mean over the batch, one number: reduction='mean'"
+
+
+def require_loss(loss: object) -> None:
+    """Raise a ValueError unless `loss` can be called, and is no class."""
+    require_made_function("loss", loss, "a function of logits and labels, such as nn.CrossEntropyLoss()")
+
+
+def mean_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return what a loss gives for a batch.
+
+    Raises:
+        ValueError: it is not one number.
+    """
+    found = loss(logits, labels)
+    if not isinstance(found, torch.Tensor) or found.ndim > 0:
+        kind = f"shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else f"a {type(found).__name__}"
+        require(False, "loss", f"{name_of(loss)}, which gives {kind}", ONE_NUMBER)
+    return found
 
 
 @contextmanager
@@ -54,6 +78,7 @@ def predict(model: nn.Module, batches: Iterable[Batch], tta: bool = False) -> tu
     Raises:
         ValueError: the batches are normalised otherwise than the model, a pretrained one, was trained with.
     """
+    require_model(model)
     scored = ((logits.float().cpu(), labels.cpu()) for logits, labels in _score(model, batches, tta))
     with evaluating(model):
         logits, labels = zip(*scored, strict=True)
@@ -70,15 +95,17 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss
         ValueError: the labels are hidden, as a competition does with those of its test images, or there is no output
             for one of them.
     """
+    require_model(model)
     refuse_hidden_labels(batches)
     if loss is None:
         logits, labels = predict(model, batches, tta)
         check_label_range(getattr(batches, "split", "evaluated"), labels, logits.shape[1])
         return metrics.sums(logits, labels)
+    require_loss(loss)
     loss_sum, correct, count = 0.0, 0, 0
     with evaluating(model):
         for logits, labels in _score(model, batches, tta):
-            loss_sum += loss(logits.float(), labels).item() * len(labels)
+            loss_sum += mean_loss(loss, logits.float(), labels).item() * len(labels)
             correct += int(metrics.count_correct(logits, labels))
             count += len(labels)
     return Sums(loss_sum, correct, count)
@@ -86,15 +113,17 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss
 
 def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Batch]:
     """Yield logits and labels of each batch, on the device of the model."""
+    check_batches("batches", batches)
     check_normaliser(model, batches)
     parameter = next(model.parameters(), None)
-    served = batches.ordered() if isinstance(batches, Ordered) else batches
+    served = check_pairs(batches.ordered() if isinstance(batches, Ordered) else batches)
     forward = None
     for images, labels in served if parameter is None else on_device(served, parameter.device):
         with naming_images(model, images):
             forward = forward or _spread(model, images)
             logits = (forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)
         yield logits, labels
+    require(forward is not None, "batches", batches, "at least one batch")
 
 
 def _spread(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -118,34 +147,6 @@ def _is_random(model: nn.Module, images: torch.Tensor) -> bool:
         before = torch.get_rng_state()
         model(images)
         return not torch.equal(before, torch.get_rng_state())
-
-
-# What BatchNorm makes of a batch of one image, in training.
-ONE_IMAGE = "and BatchNorm cannot take the variance of one: choose another batch_size, or drop_last=True"
-
-
-@contextmanager
-def naming_images(model: nn.Module, images: torch.Tensor, batch: str = "") -> Iterator[None]:
-    """Say in an error of torch what images the model was given, and for which size it was made.
-
-    Args:
-        batch: its name, such as "train batch 3".
-    """
-    try:
-        yield
-    except ValueError as error:
-        if len(images) > 1 or "more than 1 value per channel" not in str(error):
-            raise
-        raise ValueError(f"{batch or 'a batch'} holds one image, {ONE_IMAGE}") from error
-    except RuntimeError as error:
-        if type(error) is not RuntimeError:  # memory, an accelerator or a compiler, which say it themselves
-            raise
-        plain = unwrap(model)
-        size, shape = getattr(plain, "spec", {}).get("image_size", images.shape[-1]), tuple(images.shape)
-        advice = "" if size == shape[-1] else f"; it was made for {size} pixels: make_model(…, image_size={shape[-1]})"
-        reason = str(error).splitlines()[0]
-        named = f"{batch}: " if batch else ""
-        raise ValueError(f"{named}the model cannot take images of shape {shape}: {reason}{advice}") from error
 
 
 def on_device(

@@ -5,6 +5,7 @@ Nothing here knows where images come from: batches are any iterable of (images, 
 
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +17,16 @@ from torch import nn
 from tqdm import tqdm
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require
-from cifar_helpers._contract import Batch
+from cifar_helpers._arguments import (
+    require,
+    require_choice,
+    require_flag,
+    require_function,
+    require_model,
+    require_parameters,
+    require_seed,
+)
+from cifar_helpers._contract import Batch, check_batches, check_pairs, naming_images
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors, hash_weights
 from cifar_helpers._storage import CheckpointError, require_writable
 from cifar_helpers.data.transforms import Normaliser
@@ -60,7 +69,7 @@ from cifar_helpers.training.checkpoint import (
     save_checkpoint,
 )
 from cifar_helpers.training.config import TrainConfig
-from cifar_helpers.training.evaluation import Loss, evaluate, naming_images, on_device
+from cifar_helpers.training.evaluation import Loss, evaluate, mean_loss, on_device, require_loss
 from cifar_helpers.training.optim import freeze_layers, set_lr
 from cifar_helpers.training.records import EpochRecord, RunRecord, TrainingDiverged
 
@@ -90,8 +99,16 @@ def train_epoch(
         after_step: called after every step.
 
     Raises:
+        ValueError: an argument is of another kind, there is no batch, or one is no pair of tensors.
         TrainingDiverged: the loss is not finite; the model holds the weights and buffers from before the epoch.
     """
+    require_parameters(model)
+    check_batches("batches", batches)
+    steps = all(hasattr(optimizer, name) for name in ("param_groups", "zero_grad", "step"))
+    made = steps and not isinstance(optimizer, type)
+    require(made, "optimizer", optimizer, "an optimizer, such as torch.optim.SGD(model.parameters(), lr=0.1)")
+    require_loss(loss)
+    require(isinstance(lrs, Iterable), "lrs", lrs, "the rate of each step: itertools.repeat(0.1)")
     with put_back_if_diverged(model):
         return _train_epoch(model, batches, optimizer, loss, lrs, dtype, scaler, after_step)
 
@@ -113,7 +130,7 @@ def _train_epoch(
     count = 0
     trace: list[tuple[float, torch.Tensor]] = []
     device = next(model.parameters()).device
-    served = on_device(batches, device, memory_format(model, device))
+    served = on_device(check_pairs(batches), device, memory_format(model, device))
     for step, ((images, labels), lr) in enumerate(zip(served, lrs, strict=False), start=1):
         if lr is not None:
             set_lr(optimizer, lr)
@@ -121,7 +138,7 @@ def _train_epoch(
             logits = model(images)
         # Half precision ends here: many losses of torch are not made for it, and all of them lose by it.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        batch_loss = loss(logits, labels)
+        batch_loss = mean_loss(loss, logits, labels)
         if images.device.type != "cpu":  # a look at the loss would wait for the device at every step
             trace.append((optimizer.param_groups[0]["lr"], batch_loss.detach()))
         elif not math.isfinite(batch_loss.item()):
@@ -202,15 +219,16 @@ def fit(
         CheckpointError: the checkpoint is damaged or belongs to another run, or to other data.
         TrainingDiverged: loss, weights or buffers are no longer finite. The model holds those of the last whole epoch.
     """
-    config = config or TrainConfig()
+    config = TrainConfig() if config is None else config
+    _require_config("config", config)
+    require_model(model)
+    require_flag("force", force)
+    require_flag("verbose", verbose)
     passed, model = model, unwrap(model)
     join_processes()
     device = pick_device(device or getattr(train, "device", None))
     check_arguments(model, train, val, config)
-    path = None if checkpoint is None else Path(checkpoint)
-    require(
-        path is None or not path.is_dir(), "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors"
-    )
+    path = _as_path(checkpoint)
     require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
     watching = _CallbackList([*([EarlyStopping(config.patience)] if config.patience else []), *callbacks])
     best = next((c for c in callbacks if isinstance(c, BestWeights)), None) or BestWeights()
@@ -255,6 +273,19 @@ def fit(
     found = run.record()
     watching.on_fit_end(found, model)
     return found
+
+
+def _require_config(argument: str, config: object) -> None:
+    require(
+        isinstance(config, TrainConfig), argument, config, "a TrainConfig; TrainConfig.from_dict reads plain values"
+    )
+
+
+def _as_path(checkpoint: Any) -> Path | None:
+    """Return where a checkpoint is kept, or raise a ValueError if that is no file."""
+    usual = checkpoint is None or (isinstance(checkpoint, str | os.PathLike) and not Path(checkpoint).is_dir())
+    require(usual, "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors")
+    return None if checkpoint is None else Path(checkpoint)
 
 
 class _Run:
@@ -522,11 +553,20 @@ def sweep(
         checkpoint: the name of a run to the path of its checkpoint; a killed sweep then resumes.
 
     Raises:
-        ValueError: the budgets differ; nothing was trained.
+        ValueError: the budgets differ, or an argument is of another kind; nothing was trained.
     """
+    require(isinstance(configs, Mapping) and len(configs) > 0, "configs", configs, "at least one, by name")
+    for config in configs.values():
+        _require_config("configs", config)
     budgets = {(config.epochs, config.max_steps, config.patience) for config in configs.values()}
     if len(budgets) > 1:
-        raise ValueError(f"a sweep compares equal budgets, and (epochs, max_steps, patience) are {sorted(budgets)}")
+        raise ValueError(
+            f"a sweep compares equal budgets, and (epochs, max_steps, patience) are {sorted(budgets, key=repr)}"
+        )
+    require_function("build", build, "a function of a name and its configuration to a network")
+    function = "a function of the name of a run to its path, such as lambda name: f'build/{name}.safetensors'"
+    require(checkpoint is None or callable(checkpoint), "checkpoint", checkpoint, function)
+    seeds = _as_seeds(seeds)
     records: dict[str, list[RunRecord | None]] = {name: [] for name in configs}
     for (name, config), seed in itertools.product(configs.items(), seeds):
         label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
@@ -543,9 +583,33 @@ def sweep(
     return records
 
 
+def _as_seeds(seeds: Any) -> list[int]:
+    """Return seeds in a list, or raise a ValueError if they are none."""
+    several = isinstance(seeds, Iterable) and not isinstance(seeds, str)
+    found = [*seeds] if several else []
+    require(len(found) > 0, "seeds", seeds, "at least one, such as (0, 1, 2)")
+    for seed in found:
+        require_seed(seed, "seeds")
+    return found
+
+
+# The numbers of a record.
+_NUMBERS = ("val_accuracy", "val_loss", "train_accuracy", "best_epoch", "seconds", "stopped_early")
+
+
 def tabulate(
     runs: Mapping[str, Sequence[RunRecord | None]], field: str = "val_accuracy", diverged: float = math.nan
 ) -> torch.Tensor:
-    """Return a field of all runs of a sweep, float64 (configurations, seeds); `diverged` where there is no record."""
+    """Return a field of all runs of a sweep, float64 (configurations, seeds); `diverged` where there is no record.
+
+    Raises:
+        ValueError: the field is no number of a record, or there are other counts of seeds.
+    """
+    require_choice("field", field, _NUMBERS)
+    require(isinstance(runs, Mapping) and len(runs) > 0, "runs", runs, "those of at least one name, as sweep returns")
+    for run in itertools.chain.from_iterable(runs.values()):
+        require(isinstance(run, RunRecord | None), "runs", run, "records, or None")
+    counts = {name: len(row) for name, row in runs.items()}
+    require(len(set(counts.values())) == 1, "runs", counts, "equally many of each")
     rows = [[diverged if run is None else getattr(run, field) for run in row] for row in runs.values()]
     return torch.tensor(rows, dtype=torch.float64)

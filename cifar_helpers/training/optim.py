@@ -10,11 +10,26 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import (
+    is_number,
+    require,
+    require_choice,
+    require_flag,
+    require_fraction,
+    require_model,
+    require_number,
+    require_parameters,
+    require_positive,
+    require_share,
+    require_whole,
+)
 from cifar_helpers.runtime import core_threads
 
 __all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Muon",
+    "check_settings",
     "freeze_layers",
     "lr_factor",
     "make_optimizer",
@@ -23,6 +38,9 @@ __all__ = [
     "set_lr",
 ]
 
+OPTIMIZERS = ("sgd", "muon", "adam", "adamw")
+SCHEDULES = ("constant", "cosine", "triangular", "one-cycle")
+
 
 def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     """Return the share of the peak learning rate at `progress` in [0, 1], the fraction of all steps done.
@@ -30,7 +48,13 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
     A linear warm-up from 0 fills the first `warmup` of the steps; the schedule runs over the rest. "one-cycle" warms up
     by itself (Smith and Topin, 2017, as torch's OneCycleLR has it): a cosine from 1/25 to 1, over 0.3 of the steps if
     `warmup` is 0, and a cosine down to 1/250,000.
+
+    Raises:
+        ValueError: an unknown schedule, or a fraction that is none.
     """
+    require_choice("schedule", schedule, SCHEDULES)
+    require_fraction("progress", progress, "a share of all steps, in [0, 1]")
+    require_share("warmup", warmup)
     if schedule == "one-cycle":
         top = warmup or 0.3
         start, end, share = (
@@ -49,7 +73,12 @@ def parameter_groups(
     """Return the trainable parameters in groups: weights of two or more dimensions decay, biases and norms do not.
 
     Biases of BatchNorm learn `norm_bias_lr` times as fast, and a layer `layer_lr_decay` times as fast as the next one.
+
+    Raises:
+        ValueError: no network, or a number out of its range.
     """
+    require_model(model)
+    _check_groups(weight_decay, norm_bias_lr, layer_lr_decay)
     norms = {id(module.bias) for module in model.modules() if isinstance(module, _BatchNorm)}
     depths = _layer_depths(model)
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
@@ -60,6 +89,32 @@ def parameter_groups(
         {"params": members, "weight_decay": 0.0 if free else weight_decay, "lr_factor": factor}
         for (free, factor), members in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def _check_groups(weight_decay: float, norm_bias_lr: float, layer_lr_decay: float) -> None:
+    require_number("weight_decay", weight_decay, 0)
+    require_positive("norm_bias_lr", norm_bias_lr, "a positive factor; 1 changes nothing")
+    decays = is_number(layer_lr_decay) and 0 < layer_lr_decay <= 1
+    require(decays, "layer_lr_decay", layer_lr_decay, "a factor in (0, 1]; 1 is no decay")
+
+
+def check_settings(
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+    norm_bias_lr: float,
+    layer_lr_decay: float,
+    muon_lr: float,
+) -> None:
+    """Raise a ValueError unless the settings of an optimizer are in their ranges."""
+    require_positive("lr", lr, "a positive number; typical values are 1e-4 to 1")
+    require_positive("muon_lr", muon_lr, "a positive number; 0.05 to 0.4 are usual")
+    _check_groups(weight_decay, norm_bias_lr, layer_lr_decay)
+    require_share("momentum", momentum)
+    require_flag("nesterov", nesterov)
+    require(not nesterov or momentum > 0, "nesterov", True, "Nesterov needs a momentum above 0")
 
 
 def _layer_depths(model: nn.Module) -> dict[int, int]:
@@ -87,8 +142,10 @@ def freeze_layers(model: nn.Module, count: int) -> Iterator[None]:
     """Train nothing of the first `count` layers with weights inside the block: no gradient is computed through them.
 
     Raises:
-        ValueError: the model has no other layers.
+        ValueError: the model has no other layers, or `count` is no whole number of 0 or more.
     """
+    require_model(model)
+    require_whole("frozen_layers", count, 0, "a whole number of 0 or more")
     numbers = _layer_numbers(model)
     layers = max(numbers.values(), default=0) + 1
     require(count < layers, "frozen_layers", count, f"fewer than the {layers} layers with weights of this model")
@@ -111,7 +168,11 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 3) -> torch.Tensor:
 
     Five steps bring every singular value above 0.003 times the Frobenius norm to between 0.6 and 1.3; three leave the
     small ones smaller, which is enough for training and cheaper.
+
+    Raises:
+        ValueError: there are fewer than two dimensions.
     """
+    require(matrices.ndim >= 2, "matrices", matrices, "of shape (..., m, n)")
     a, b, c = _NEWTON_SCHULZ
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
     wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
@@ -131,6 +192,9 @@ class Muon(torch.optim.Optimizer):
     Args:
         momentum: of the orthogonal groups that have none of their own.
 
+    Raises:
+        ValueError: a rate that is not positive or a momentum out of [0, 1); in `step`, a bias in an orthogonal group.
+
     Attributes:
         cores: threads that share the layers on a CPU; at first as many as torch has.
     """
@@ -138,6 +202,8 @@ class Muon(torch.optim.Optimizer):
     cores = 1  # of a copy
 
     def __init__(self, params: Iterable[Any], lr: float = 0.2, momentum: float = 0.6) -> None:
+        require_positive("lr", lr)
+        require_share("momentum", momentum)
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True})
         self.cores = torch.get_num_threads()
 
@@ -159,6 +225,9 @@ class Muon(torch.optim.Optimizer):
 
         These are hundreds of small operations, and cores that share an operation wait for each other after each.
         """
+        for p in params:
+            advice = "filters or matrices; biases go into a group with 'orthogonal': False, as make_optimizer has it"
+            require(p.ndim >= 2, "params", f"one of shape {tuple(p.shape)}", advice)
         if params and params[0].device.type == "cpu":
             jobs = sorted(params, key=torch.numel, reverse=True)
             list(core_threads(self.cores).map(lambda p: self._step_orthogonal([p], group), jobs))
@@ -203,7 +272,21 @@ def make_optimizer(
     """Return SGD, Muon, Adam or AdamW over the model's trainable parameters, which must be on their device already.
 
     With "muon" the convolutions learn at the rate `muon_lr`, without weight decay, and all else as with "sgd".
+
+    Raises:
+        ValueError: an unknown name, no network with parameters, or a number out of its range.
     """
+    require_parameters(model)
+    require_choice("name", name, OPTIMIZERS)
+    check_settings(
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov and name == "sgd",
+        norm_bias_lr=norm_bias_lr,
+        layer_lr_decay=layer_lr_decay,
+        muon_lr=muon_lr,
+    )
     groups = parameter_groups(model, weight_decay, norm_bias_lr, layer_lr_decay)
     if name == "muon":
         groups = _split_filters(groups, lr, muon_lr, momentum)
@@ -233,6 +316,10 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate `lr`, times its own factor if it has one.
 
     An optimizer that `make_optimizer` did not make keeps the rates of its groups, and `lr` is a factor on them.
+
+    Raises:
+        ValueError: `lr` is no number of 0 or more.
     """
+    require_number("lr", lr, 0)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", group.get("initial_lr", 1.0))

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_model, require_whole
 from cifar_helpers.runtime import private_randomness, start_threads
 from cifar_helpers.training.evaluation import evaluating
 
@@ -32,7 +32,13 @@ def count_replicas(model: nn.Module, images: torch.Tensor, batch_size: int, thre
     """Return how many replicas share a batch by default: one a core, while every part has 32 images, or 1.
 
     It is 1 where `find_obstacle` finds one, and for a network that has few operations for its parameters.
+
+    Raises:
+        ValueError: no network, no image in a batch, or no thread.
     """
+    require_model(model)
+    require_whole("batch_size", batch_size)
+    require_whole("threads", threads)
     count = min(threads, batch_size // _SMALLEST_PART)
     return count if count > 1 and not find_obstacle(model, images) and _use(model, images) >= _LEAST_USE else 1
 
@@ -56,10 +62,15 @@ class Replicas(nn.Module):
 
     Args:
         count: parts of a batch; a batch of fewer than `2 * count` images is not shared.
+
+    Raises:
+        ValueError: no network, or no part.
     """
 
     def __init__(self, model: nn.Module, count: int) -> None:
         super().__init__()
+        require_model(model)
+        require_whole("count", count)
         self.model = model
         # A tuple, no ModuleList: parameters and weights to save are those of the network alone.
         self._copies = (model, *(_share_parameters(model) for _ in range(count - 1)))
@@ -126,6 +137,7 @@ def find_obstacle(model: nn.Module, images: torch.Tensor) -> str | None:
     Random numbers would be drawn in an order that is chance, and what a network keeps of a batch, for a loss or a hook
     to read, would be of one part alone.
     """
+    require_model(model)
     if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()):
         return "a hook of the network would see a part of the batch alone"
     try:

@@ -4,7 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["EpochRecord", "RunRecord", "TrainingDiverged", "best_epoch"]
+from cifar_helpers._arguments import require, require_choice
+
+__all__ = ["MONITORS", "EpochRecord", "RunRecord", "TrainingDiverged", "best_epoch"]
+
+# What of an epoch can be watched.
+MONITORS = ("val_accuracy", "val_loss")
 
 
 class TrainingDiverged(RuntimeError):
@@ -128,7 +133,13 @@ def best_epoch(history: Iterable[EpochRecord], monitor: str = "val_accuracy") ->
     """Return the epoch with the highest validation accuracy, or with the lowest "val_loss"; among equals the first.
 
     Among equal accuracies the lower loss wins.
+
+    Raises:
+        ValueError: there is no epoch, or an unknown `monitor`.
     """
+    require_choice("monitor", monitor, MONITORS)
+    history = list(history)
+    require(len(history) > 0, "history", history, "at least one epoch")
     if monitor == "val_loss":
         return min(history, key=lambda record: record.val_loss)
     return max(history, key=lambda record: (record.val_accuracy, -record.val_loss))
