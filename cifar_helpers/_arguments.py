@@ -77,6 +77,13 @@ def require_model(model: object, argument: str = "model") -> None:
     require(isinstance(model, nn.Module), argument, model, f"a torch.nn.Module{made}")
 
 
+def require_trainable(model: Any) -> None:
+    """Raise a ValueError unless `model` is a network with something to train."""
+    require_model(model)
+    trainable = any(p.requires_grad for p in model.parameters())
+    require(trainable, "model", type(model).__name__, "a network with a parameter that requires a gradient")
+
+
 def require_parameters(model: Any) -> None:
     """Raise a ValueError unless `model` is a network with parameters."""
     require_model(model)
@@ -90,12 +97,13 @@ def require_flag(argument: str, value: object) -> None:
 
 def require_path(argument: str, value: object) -> None:
     """Raise a ValueError unless `value` is a path as a text or a Path."""
-    require(isinstance(value, str | os.PathLike), argument, value, "a path, as a text or a pathlib.Path")
+    require(is_path(value), argument, value, "a path, as a text or a pathlib.Path")
 
 
 def require_names(argument: str, value: Any) -> None:
     """Raise a ValueError unless `value` holds one or more texts, each once."""
-    several = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(name, str) for name in value)
+    listed = isinstance(value, list | tuple) and len(value) > 0
+    several = listed and all(isinstance(name, str) and name.strip() for name in value)
     require(several, argument, value, "several names, such as ('cat', 'dog')")
     require(len(set(value)) == len(value), argument, value, "each name once")
 
@@ -106,6 +114,11 @@ def require_augmentations(argument: str, value: Any) -> None:
     require(isinstance(value, list | tuple), argument, value, advice)
     for one in value:
         require(not isinstance(one, type) and (callable(one) or hasattr(one, "draw")), argument, value, advice)
+
+
+def is_path(value: object) -> bool:
+    """Return whether a value is a path that a file can have."""
+    return isinstance(value, str | os.PathLike) and str(value) != "" and "\0" not in str(value)
 
 
 def is_whole(value: object) -> TypeGuard[int]:

@@ -31,6 +31,7 @@ class EpochBatches(Protocol):
 
 def check_images(images: torch.Tensor) -> None:
     """Raise a ValueError unless `images` is uint8 (N, 3, H, W) with N of at least 1."""
+    require(isinstance(images, torch.Tensor), "images", images, "a tensor, torch.uint8 of shape (N, 3, H, W)")
     shape = tuple(images.shape)
     if images.ndim == 4 and shape[1] != 3 and shape[-1] == 3:
         raise ValueError(f"images have shape {shape}, channels last; expected (N, 3, H, W): images.permute(0, 3, 1, 2)")
@@ -47,6 +48,7 @@ def check_images(images: torch.Tensor) -> None:
 
 def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
     """Raise a ValueError unless `labels` is int64 (count,) with values in [0, num_classes)."""
+    require(isinstance(labels, torch.Tensor), "labels", labels, "a tensor, torch.int64 of shape (N,)")
     if labels.dtype != torch.int64:
         raise ValueError(f"labels are {labels.dtype}; expected torch.int64 class numbers: labels.long()")
     if labels.shape != (count,):
@@ -61,10 +63,19 @@ def check_labels(labels: torch.Tensor, count: int, num_classes: int) -> None:
 
 
 def check_normalised(images: object) -> None:
-    """Raise a ValueError unless `images` are floating-point numbers (N, 3, H, W)."""
+    """Raise a ValueError unless `images` are floating-point numbers (N, 3, H, W), N of at least 1."""
     right = isinstance(images, torch.Tensor) and images.is_floating_point()
     right = right and images.ndim == 4 and images.shape[1] == 3  # type: ignore[attr-defined]  # it is a tensor
-    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
+    right = right and len(images) > 0  # type: ignore[arg-type]
+    require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W), at least one")
+
+
+def check_logits(logits: object, images: torch.Tensor) -> torch.Tensor:
+    """Return what a model gives for images, or raise a ValueError unless these are logits (N, C)."""
+    if isinstance(logits, torch.Tensor) and logits.ndim == 2:
+        return logits
+    found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
+    raise ValueError(f"the model returns {found} for images {tuple(images.shape)}; expected logits (N, C)")
 
 
 def check_batches(name: str, batches: object) -> None:
@@ -82,6 +93,8 @@ def check_pair(name: str, batch: object) -> Batch:
     images, labels = parts
     if labels.ndim == 0:
         raise ValueError(f"{name} serves single images; expected batches: put the Dataset into a DataLoader")
+    if labels.shape[:1] != images.shape[:1]:
+        raise ValueError(f"{name} labels have shape {tuple(labels.shape)}; expected ({len(images)},)")
     return images, labels
 
 

@@ -8,14 +8,15 @@ for name, probability in classifier.predict("my_dog.jpg"):
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from cifar_helpers._arguments import require, require_choice, require_names, require_path, require_whole
+from cifar_helpers._arguments import require, require_choice, require_model, require_names, require_path, require_whole
+from cifar_helpers._contract import check_logits, naming_images
 from cifar_helpers.data.download import SOURCES
 from cifar_helpers.data.folders import readable_endings
 from cifar_helpers.data.pictures import Picture, to_square
 from cifar_helpers.data.transforms import Normaliser
+from cifar_helpers.training.evaluation import evaluating
 from cifar_helpers.transfer import load_network
 
 __all__ = ["Classifier", "find_pictures", "load_model", "pretrained", "pretrained_path"]
@@ -25,7 +26,7 @@ _WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network in evaluation mode, the normalisation it was trained with and the names of its classes.
+    """A network, which answers in evaluation mode, the normalisation it was trained with and the names of its classes.
 
     Raises:
         ValueError: one of them is something else, or a name is there twice.
@@ -37,7 +38,7 @@ class Classifier:
     image_size: int
 
     def __post_init__(self) -> None:
-        require(isinstance(self.model, nn.Module), "model", self.model, "a torch.nn.Module")
+        require_model(self.model)
         require(
             isinstance(self.normaliser, Normaliser), "normaliser", self.normaliser, "a Normaliser, that of training"
         )
@@ -55,13 +56,17 @@ class Classifier:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no picture, several, or of a kind that is refused, or `k` is below 1.
+            ValueError: it is no picture, several, or of a kind that is refused, or `k` is below 1; or the network does
+                not take images of this size, or gives no finite logits.
         """
         require_whole("k", k, allowed="a whole number, 1 or more")
         images = to_square(picture, self.image_size)[None]
-        with torch.inference_mode():
-            probabilities = self.model(self.normaliser(images)).float().softmax(1)[0]
+        normalised = self.normaliser(images)
+        with naming_images(self.model, normalised), evaluating(self.model):
+            probabilities = check_logits(self.model(normalised), images).float().softmax(1)[0]
         count = len(probabilities)
+        finite = bool(probabilities.isfinite().all())
+        require(finite, "model", type(self.model).__name__, "a network whose outputs are finite; its weights are not")
         require(len(self.class_names) == count, "class_names", self.class_names, f"{count}, one for each output")
         top = probabilities.topk(min(k, len(self.class_names)))
         return [(self.class_names[i], p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
@@ -110,6 +115,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
     """
     require_path("folder", folder)
     endings = readable_endings()
-    found = sorted(path for path in Path(folder).glob("[!.]*") if path.suffix.lower() in endings)
+    visible = (path for path in Path(folder).glob("[!.]*") if path.is_file())
+    found = sorted(path for path in visible if path.suffix.lower() in endings)
     require(bool(found), "folder", str(folder), "one with pictures in it, such as photo.jpg")
     return found

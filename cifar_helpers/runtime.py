@@ -69,7 +69,7 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     Raises:
         ValueError: the name is unknown, or this machine has no such device.
     """
-    name = str(name or os.environ.get("CIFAR_DEVICE") or "auto")
+    name = str(os.environ.get("CIFAR_DEVICE") or "auto" if name is None else name)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, present in available.items() if present)

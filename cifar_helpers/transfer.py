@@ -18,7 +18,18 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_helpers._arguments import is_number, is_whole, require, require_choice, require_path, require_whole
+from cifar_helpers._arguments import (
+    is_number,
+    is_whole,
+    make_plain,
+    require,
+    require_choice,
+    require_flag,
+    require_model,
+    require_path,
+    require_seed,
+    require_whole,
+)
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors
 from cifar_helpers._storage import CheckpointError, load_tensors, read_file, save_tensors
 from cifar_helpers.data.batches import Batches
@@ -82,10 +93,16 @@ class Backbone:
     spec: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(isinstance(self.body, nn.Sequential), "body", self.body, "a torch.nn.Sequential")
+        filled = isinstance(self.body, nn.Sequential) and len(self.body) > 0
+        require(filled, "body", self.body, "a torch.nn.Sequential of at least one layer")
         require(isinstance(self.normaliser, Normaliser), "normaliser", self.normaliser, "a Normaliser, as in training")
         require_whole("num_features", self.num_features)
         require_whole("image_size", self.image_size)
+        if self.last_stage is not None:
+            inside = is_whole(self.last_stage) and 0 <= self.last_stage < len(self.body)
+            require(inside, "last_stage", self.last_stage, f"None, or the number of a layer, 0 to {len(self.body) - 1}")
+        require(isinstance(self.source, str), "source", self.source, "where it comes from, in words")
+        require(isinstance(self.spec, Mapping), "spec", self.spec, "a mapping of names to values, {} if nobody knows")
         _require_weights(self.body)
 
     @property
@@ -190,14 +207,22 @@ def imagenet_backbone(name: str = "efficientnet_lite0", image_size: int | None =
         DataError: its weights are not installed and cannot be fetched.
         CheckpointError: a file of weights is not the official one.
     """
-    require(isinstance(name, str), "name", name, _NAMES)
+    _require_name(name)
     if image_size is not None:
-        require_whole("image_size", image_size, 8, _SIDES)
+        _require_side(name, image_size)
     return _named_backbone(name, image_size)
 
 
 _NAMES = "a text, such as 'efficientnet_lite0', 'resnet18' or 'timm/resnet10t.c3_in1k'"
 _SIDES = "whole pixels, 8 or more; EfficientNet-Lite0 takes 32 or more"
+
+
+def _require_name(name: object) -> None:
+    require(isinstance(name, str) and name != "", "name", name, _NAMES)
+
+
+def _require_side(name: str, image_size: int) -> None:
+    require_whole("image_size", image_size, 32 if name == "efficientnet_lite0" else 8, _SIDES)
 
 
 def _named_backbone(name: str, image_size: int | None = None, weights: bool = True) -> Backbone:
@@ -231,12 +256,13 @@ def _efficientnet_lite0(weights: bool = True) -> tuple[nn.Module, Normaliser, in
     return network, _LITE0_NORMALISER, 224
 
 
-def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
+def load_weights(network: nn.Module, path: str | Path, sha256: str) -> None:
     """Load a file of weights, whose hash is compared before anything is read; names may differ, order and shapes not.
 
     Raises:
         CheckpointError: the file is missing, is another one, or holds other tensors than the network's.
     """
+    require_model(network, "network")
     check_hash(path, sha256)
     own = network.state_dict()
     try:
@@ -251,10 +277,12 @@ def _brief(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def check_hash(path: Path, sha256: str) -> None:
+def check_hash(path: str | Path, sha256: str) -> None:
     """Raise a CheckpointError unless the file is there and its SHA-256 begins with these digits, 8 or more."""
     known = isinstance(sha256, str) and 8 <= len(sha256) <= 64
     require(known, "sha256", sha256, "a text of at least 8 hexadecimal digits")
+    require_path("path", path)
+    path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path} is not there; expected weights as PyTorch saves them.")
     found = hashlib.sha256(read_file(path)).hexdigest()
@@ -402,8 +430,8 @@ def make_transfer_model(backbone: Backbone, num_classes: int, train: str = "all"
         if isinstance(layer, _BatchNorm) and layer.momentum is not None:
             layer.momentum = max(layer.momentum, 0.1)
     model = TransferModel(Resize(backbone.image_size), *frozen, *body[begin:], scale, head)
-    model.normaliser, model.image_size = backbone.normaliser, backbone.image_size
-    facts = {"num_classes": num_classes, "image_size": backbone.image_size, "train": train}
+    model.normaliser, model.image_size = backbone.normaliser, int(backbone.image_size)
+    facts = {"num_classes": int(num_classes), "image_size": model.image_size, "train": train}
     identity = {"backbone": backbone.sha256[:SHORT], "body": dict(backbone.spec)}
     model.spec = {"name": backbone.spec.get("name", "transfer"), **facts, **identity}
     return model
@@ -427,9 +455,10 @@ class TransferConfig:
     train: str = "all"
 
     def __post_init__(self) -> None:
-        require(isinstance(self.name, str), "name", self.name, _NAMES)
+        make_plain(self)
+        _require_name(self.name)
         require_choice("train", self.train, TRAINED)
-        require_whole("image_size", self.image_size, 8, _SIDES)
+        _require_side(self.name, self.image_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration as JSON-ready values."""
@@ -447,6 +476,7 @@ def build_transfer_model(config: TransferConfig, num_classes: int, *, weights: b
     """
     advice = "a TransferConfig; build_model takes a ModelConfig"
     require(isinstance(config, TransferConfig), "config", config, advice)
+    require_flag("weights", weights)
     return make_transfer_model(_named_backbone(config.name, config.image_size, weights), num_classes, config.train)
 
 
@@ -527,6 +557,8 @@ def compute_features(
     require(isinstance(batches, Batches), "batches", batches, "data.Batches, such as make_batches returns")
     body = nn.Sequential(Resize(backbone.image_size), copy.deepcopy(backbone.body)).to(batches.device)
     check_normaliser(backbone, batches)
+    if folder is not None:
+        require_path("folder", folder)
     dtype = autocast_dtype(batches.device, precision)
     facts = [repr(body), backbone.sha256, backbone.normaliser.mean, backbone.normaliser.std, batches.sha256]
     key = hash_json(facts + ([] if dtype == torch.float32 else [str(dtype)]))
@@ -555,15 +587,18 @@ def linear_probe(
     """
     _check_features("train", train)
     _check_features("val", val)
+    require(val[0].shape[1] == train[0].shape[1], "val", val[0], f"{train[0].shape[1]} features, as train has")
     require(len(train[1].unique()) >= 2, "train", "labels of one class", "at least two classes")
-    positive = len(strengths) > 0 and all(is_number(c) and c > 0 for c in strengths)
+    positive = (
+        isinstance(strengths, list | tuple) and len(strengths) > 0 and all(is_number(c) and c > 0 for c in strengths)
+    )
     require(positive, "strengths", strengths, "positive numbers, at least one")
     from sklearn.exceptions import ConvergenceWarning  # here, because a second of import is for this function alone
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    (x, y), (val_x, val_y) = ([t.numpy() for t in pair] for pair in (train, val))
+    (x, y), (val_x, val_y) = ([t.detach().cpu().numpy() for t in pair] for pair in (train, val))
     probes = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=200)) for c in strengths}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy has long converged then
@@ -579,6 +614,8 @@ def _check_features(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     fits = features.ndim == 2 and len(features) > 0 and labels.shape == features.shape[:1]
     require(fits, name, shapes, "features (N, F) and as many labels (N,), at least one")
     require(bool(features.isfinite().all()), name, "not finite", "finite features")
+    classes = labels.dtype == torch.int64 and bool((labels >= 0).all())
+    require(classes, name, labels, "with labels that are class numbers, torch.int64 from 0 on")
 
 
 def draw_labelled(split: Split, per_class: int, seed: int) -> torch.Tensor:
@@ -589,6 +626,8 @@ def draw_labelled(split: Split, per_class: int, seed: int) -> torch.Tensor:
     Raises:
         ValueError: a class has fewer.
     """
+    require(isinstance(split, Split), "split", split, "a Split, such as dataset.train")
+    require_seed(seed)
     least = int(split.counts().min())
     enough = is_whole(per_class) and 1 <= per_class <= least
     require(enough, "per_class", per_class, f"from 1 to {least}, the images of the smallest class")

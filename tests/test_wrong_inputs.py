@@ -26,13 +26,14 @@ from cifar_helpers.models import ModelConfig, efficientnet, make_model, networks
 from cifar_helpers.submission import check_submission, score_submission, write_submission
 from cifar_helpers.tables import format_table
 from cifar_helpers.training import TrainConfig, TrainingDiverged, evaluate, fit, optim, parallel, predict, train_epoch
-from cifar_helpers.transfer import Backbone, TransferConfig, make_transfer_model
+from cifar_helpers.transfer import Backbone, Frozen, TransferConfig, make_transfer_model
 
 PACKAGE = Path(cifar_helpers.__file__).parent
 OURS = (ValueError, DataError, CheckpointError, TrainingDiverged)
 
 CPU = torch.device("cpu")
 SPLIT, VAL_SPLIT, TEST_SPLIT = random_split(16), random_split(8, "val"), random_split(8, "test")
+LARGE = random_split(8, "val", size=16)
 IMAGES, FOUR = SPLIT.images, SPLIT.labels
 TRAIN, VAL = DATA = small_batches(16)
 NORMALISER = TRAIN.normaliser
@@ -91,12 +92,33 @@ def body_with(change) -> nn.Sequential:
     return body
 
 
+class Returning(nn.Module):
+    """A network that returns what a function makes of the images."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(2, 2), function
+
+    def forward(self, images: torch.Tensor):
+        return self.function(images)
+
+
+def pictures_of(folder: Path, **arguments) -> PictureFolder:
+    return PictureFolder(folder_of(folder, "a/1.png", "b/2.png"), size=8, **arguments)
+
+
 def new_ax():
     return plt.figure().add_subplot()
 
 
 def step(*batches, net=NET):
     return train_epoch(net, batches, torch.optim.SGD(net.parameters(), lr=0.01))
+
+
+def muon_step(parameter) -> None:
+    own = nn.Parameter(parameter.detach().clone())
+    own.grad = torch.ones_like(own)
+    optim.Muon([own]).step()
 
 
 def fitted(model=NET, train=TRAIN, val=VAL, config=None, **arguments):
@@ -122,6 +144,8 @@ ROWS = {
         ("waiting for nothing", lambda p: runtime.synchronize(None), "device=None ... pick_device"),
         ("no repetition", lambda p: runtime.median_seconds(dict, repeats=0), "repeats=0 ... at least 1"),
         ("an action that is none", lambda p: runtime.median_seconds(3), "action=3 ... a function"),
+        ("a seed beyond 64 bits", lambda p: runtime.seed_everything(2**64), "seed=18446744073709551616 ... 64 bits"),
+        ("a device by number", lambda p: runtime.pick_device(0), "device='0' ... choose auto"),
     ],
     "tables": [
         ("titles in one text", lambda p: format_table([(1, 2)], "ab"), "columns='ab' ... several titles"),
@@ -327,6 +351,31 @@ ROWS = {
             lambda p: data.PictureLoader(PictureFolder(folder_of(p, "a/1.png")), NORMALISER, batch_size=0),
             "batch_size=0 ... whole number of at least 1",
         ),
+        ("a folder without a name", lambda p: data.read_image_folder(""), "folder='' ... a path"),
+        ("names of numbers", lambda p: data.read_image_folder(p, class_names=[1, 2]), "class_names=[1, 2] ... several"),
+        ("an order by text", lambda p: PictureFolder(p, natural_order="yes"), "natural_order='yes' ... True or False"),
+        ("a transform's class", lambda p: PictureFolder(p, transform=nn.Identity), "transform= ... this is a class"),
+        ("several transforms", lambda p: PictureFolder(p, transform=[abs]), "transform= ... a function of one image"),
+        ("a side beyond any memory", lambda p: PictureFolder(p, size=10**6), "size=1000000 ... at most 16,384"),
+        ("a picture by name", lambda p: pictures_of(p)["1.png"], "i='1.png' ... the number of a picture"),
+        ("a half picture", lambda p: pictures_of(p)[0.5], "i=0.5 ... the number of a picture, 0 to 1"),
+        ("pictures by their count", lambda p: pictures_of(p).read(2), "numbers=2 ... whole numbers, 0 to 1"),
+        ("pictures below 0", lambda p: pictures_of(p).read([-1]), "numbers=[-1] ... whole numbers, 0 to 1"),
+        (
+            "a transform to floats",
+            lambda p: next(iter(data.PictureLoader(pictures_of(p, transform=torch.Tensor.float), NORMALISER))),
+            "transform= ... gave float32 (3, 8, 8) ... uint8 tensors",
+        ),
+        (
+            "a transform to nothing",
+            lambda p: next(iter(data.PictureLoader(pictures_of(p, transform=lambda x: None), NORMALISER))),
+            "transform= ... gave NoneType ... uint8 tensors",
+        ),
+        (
+            "a loader of a normaliser's values",
+            lambda p: data.PictureLoader(pictures_of(p), NORMALISER.to_dict()),
+            "normaliser= ... fit_normaliser",
+        ),
     ],
     "data.pictures": [
         ("no file", lambda p: data.to_square(p / "nothing.png", 8), "nothing.png", FileNotFoundError),
@@ -342,6 +391,11 @@ ROWS = {
         ("a side of 0", lambda p: data.to_square(PICTURE, 0), "size=0 ... whole number of pixels, 1 or more"),
         ("a side of text", lambda p: data.to_square(PICTURE, "8"), "size='8' ... whole number of pixels"),
         ("a side of True", lambda p: data.to_square(PICTURE, True), "size=True ... whole number of pixels"),
+        ("a side beyond any memory", lambda p: data.to_square(PICTURE, 2**40), "size=1099511627776 ... at most 16,384"),
+        ("a path below a file", lambda p: data.to_square(write(p / "a") / "1.png", 8), "1.png is no picture"),
+        ("an array of five channels", lambda p: data.to_square(np.ones((8, 8, 5), np.uint8), 8), "(8, 8, 5); expected"),
+        ("a plain number of NumPy", lambda p: data.to_square(np.uint8(3), 8), "picture is a uint8 ... expected one of"),
+        ("an address", lambda p: data.to_square("http://example.org/a.png", 8), "picture='http: ... fetch"),
     ],
     "data.batches": [
         ("no split", lambda p: Batches(None, NORMALISER), "split=None ... a Split"),
@@ -407,6 +461,21 @@ ROWS = {
         ("one number for three", lambda p: Normaliser(0.5, 0.2), "mean=0.5 ... three"),
         ("statistics of nothing", lambda p: Normaliser.fit(None), "split=None ... training split"),
         ("images of floats", lambda p: NORMALISER(X), "images are torch.float32; expected torch.uint8"),
+        ("a mean of levels", lambda p: Normaliser((125.0,) * 3, (62.0,) * 3), "mean= ... pixels in [0, 1] ... by 255"),
+        ("a colour of two", lambda p: data.Cutout(level=(1, 2)), "level=(1, 2) ... three whole numbers"),
+        ("a colour beyond white", lambda p: data.Rotation(level=(300, 0, 0)), "level=(300, 0, 0) ... 0 to 255"),
+        ("a function's class", lambda p: data.PerImage(Flip), "function= ... this is a class"),
+        (
+            "targets of other counts",
+            lambda p: data.mixup(X, SQUARE, 0.5),
+            "targets= ... probabilities (B, num_classes)",
+        ),
+        ("raw pixels to mix", lambda p: data.mixup(IMAGES, torch.ones(16, 4), 0.5), "images= ... floating-point"),
+        ("one image to permute", lambda p: data.permute_pixels(X[0], 0), "images= ... images[None]"),
+        ("images of NumPy", lambda p: NORMALISER(IMAGES.numpy()), "images= ... a tensor, torch.uint8"),
+        ("one grey channel", lambda p: NORMALISER(IMAGES[:, :1]), "one channel ... expand"),
+        ("raw pixels to invert", lambda p: NORMALISER.inverse(IMAGES), "images= ... normalised images"),
+        ("statistics of images", lambda p: Normaliser.fit(IMAGES), "split= ... a training split"),
     ],
     "data.corruptions": [
         ("an unknown kind", lambda p: data.corrupt(IMAGES, "fog", 1), "kind='fog' ... noise, blur"),
@@ -482,12 +551,35 @@ ROWS = {
         ("a block of no channels", lambda p: models.ResidualBlock(0, 8, 1, True), "c_in=0 ... at least 1"),
         ("a block that does not move", lambda p: models.ResidualBlock(8, 8, 0, True), "stride=0 ... at least 1"),
         ("a factor of text", lambda p: networks.Scale("2"), "factor='2' ... a number"),
+        (
+            "a seed beyond 64 bits",
+            lambda p: make_model("linear", seed=2**70),
+            "seed=1180591620717411303424 ... 64 bits",
+        ),
+        ("a seed of True", lambda p: make_model("linear", seed=True), "seed=True ... a whole number"),
+        (
+            "whitening by no image",
+            lambda p: models.whiten(make_model("fast", width=0.1), X[:0]),
+            "images= ... at least",
+        ),
+        (
+            "whitening by NaN",
+            lambda p: models.whiten(make_model("fast", width=0.1), X * math.nan),
+            "images= ... finite",
+        ),
+        (
+            "whitening by validation",
+            lambda p: models.build_model(ModelConfig("fast", 0.1), VAL.like(LARGE)),
+            "train='val'",
+        ),
     ],
     "models.efficientnet": [
         ("no class", lambda p: efficientnet.make_efficientnet_lite0(0), "num_classes=0 ... at least 1"),
         ("classes by text", lambda p: efficientnet.make_efficientnet_lite0("10"), "num_classes='10' ... whole"),
         ("no expansion", lambda p: efficientnet.InvertedResidual(8, 8, 3, 1, 0), "expansion=0 ... at least 1"),
         ("no kernel", lambda p: efficientnet.InvertedResidual(8, 8, 0, 1, 1), "kernel=0 ... at least 1"),
+        ("padding of its own", lambda p: efficientnet.SameConv2d(3, 4, 3, padding=1), "padding=(1, 1) ... follows"),
+        ("dilated", lambda p: efficientnet.SameConv2d(3, 4, 3, dilation=2), "dilation=(2, 2) ... 1"),
     ],
     "models.summary": [
         ("a layer that is not there", lambda p: models.receptive_field(CNN, "nine"), "name='nine' ... layer_table"),
@@ -501,6 +593,16 @@ ROWS = {
         ("maps of raw pixels", lambda p: models.feature_maps(CNN, IMAGES), "images= ... float"),
         ("spreads of one image", lambda p: models.activation_spreads(CNN, X[0]), "images= ... (N, 3, H, W)"),
         ("gradients without labels", lambda p: models.gradient_sizes(CNN, X, Y[1:]), "labels have shape (7,)"),
+        ("a table of a class", lambda p: models.layer_table(nn.Linear), "model= ... this is a class"),
+        ("a table of True pixels", lambda p: models.layer_table(CNN, True), "image_size=True ... whole number"),
+        ("maps of other pixels", lambda p: models.feature_maps(CNN, torch.ones(2, 3, 32, 32)), "made for 8 pixels"),
+        ("spreads of a single image", lambda p: models.activation_spreads(CNN, X[:1]), "images= ... at least two"),
+        ("gradients of listed labels", lambda p: models.gradient_sizes(CNN, X, [0] * 8), "labels= ... torch.int64"),
+        (
+            "gradients of a class too many",
+            lambda p: models.gradient_sizes(CNN, X, Y + 1),
+            "labels[3] is 4; expected 0 to 3",
+        ),
     ],
     "training.config": [
         ("no epoch", lambda p: TrainConfig(epochs=0), "epochs=0 ... a whole number of at least 1"),
@@ -635,6 +737,44 @@ ROWS = {
         ),
         ("an unknown field", lambda p: training.tabulate({"a": [RECORD]}, "score"), "field='score' ... val_accuracy"),
         ("seeds of other counts", lambda p: training.tabulate({"a": [RECORD], "b": []}), "runs= ... equally many"),
+        ("a loss's class", lambda p: fitted(loss=nn.CrossEntropyLoss), "loss= ... this is a class"),
+        ("a loss for each image", lambda p: fitted(loss=nn.CrossEntropyLoss(reduction="none")), "loss= ... the mean"),
+        ("a loss without a gradient", lambda p: fitted(loss=lambda x, y: x.detach().mean()), "loss= ... no detach()"),
+        ("a scheduler by name", lambda p: fitted(scheduler="cosine"), "scheduler='cosine' ... lambda optimizer"),
+        ("a device by number", lambda p: fitted(device=0), "device='0' ... choose auto"),
+        ("a name by number", lambda p: fitted(name=3), "name=3 ... a text"),
+        ("forced by text", lambda p: fitted(force="no"), "force='no' ... True or False"),
+        ("a path with a zero in it", lambda p: fitted(checkpoint="a\0"), "checkpoint='a ... the path of a file"),
+        ("no validation", lambda p: fitted(val=None), "val=None ... make_batches"),
+        ("batches of three", lambda p: step((X, Y, Y)), "batches of (Tensor, Tensor, Tensor); expected pairs"),
+        ("single images", lambda p: step((X[0], Y[0])), "single images; expected batches"),
+        ("an epoch by an optimizer's name", lambda p: train_epoch(NET, [(X, Y)], "sgd"), "optimizer='sgd' ... SGD"),
+        ("an epoch of a tuple", lambda p: step((X, Y), net=Returning(lambda x: (x,))), "returns a tuple ... logits"),
+        (
+            "an epoch at one rate",
+            lambda p: train_epoch(NET, [(X, Y)], torch.optim.SGD(NET.parameters()), lrs=0.1),
+            "lrs=0.1 ... itertools.repeat",
+        ),
+        (
+            "an epoch in a format by name",
+            lambda p: train_epoch(NET, [(X, Y)], torch.optim.SGD(NET.parameters()), dtype="bfloat16"),
+            "dtype='bfloat16' ... torch.bfloat16",
+        ),
+        (
+            "budgets of which one is open",
+            lambda p: training.sweep({"a": TrainConfig(), "b": TrainConfig(max_steps=2)}, None, TRAIN, VAL),
+            "a sweep compares equal budgets ... None",
+        ),
+        ("no function that builds", lambda p: training.sweep({"a": TrainConfig()}, None, TRAIN, VAL), "build=None"),
+        ("one seed", lambda p: training.sweep({"a": TrainConfig()}, str, TRAIN, VAL, seeds=3), "seeds=3 ... (0, 1, 2)"),
+        ("no seed", lambda p: training.sweep({"a": TrainConfig()}, str, TRAIN, VAL, seeds=()), "seeds=() ... at least"),
+        (
+            "one path for all runs",
+            lambda p: training.sweep({"a": TrainConfig()}, str, TRAIN, VAL, checkpoint="a"),
+            "checkpoint='a' ... lambda name",
+        ),
+        ("a table of nothing", lambda p: training.tabulate({}), "runs={} ... at least one name"),
+        ("a table of one record", lambda p: training.tabulate({"a": RECORD}), "runs= ... in a list for each name"),
     ],
     "training.evaluation": [
         (
@@ -653,6 +793,17 @@ ROWS = {
         ("no model", lambda p: predict(None, VAL), "model=None ... torch.nn.Module"),
         ("a split for batches", lambda p: evaluate(NET, SPLIT), "batches= ... make_batches"),
         ("raw pixels", lambda p: predict(NET, [(IMAGES, FOUR)]), "torch.uint8; expected normalised torch.float32"),
+        ("batches of numbers", lambda p: predict(NET, [1, 2]), "batches of (int); expected pairs of tensors"),
+        ("batches without labels", lambda p: predict(NET, [X]), "batches of (Tensor); expected pairs of tensors"),
+        ("a label too few", lambda p: predict(NET, [(X, Y[1:])]), "labels have shape (7,); expected (8,)"),
+        ("a loss by name", lambda p: evaluate(NET, VAL, loss="ce"), "loss='ce' ... a function"),
+        (
+            "a loss for each image",
+            lambda p: evaluate(NET, VAL, loss=nn.CrossEntropyLoss(reduction="none")),
+            "loss= ... the mean over the batch",
+        ),
+        ("views by text", lambda p: predict(NET, VAL, "no"), "tta='no' ... True or False"),
+        ("a network of maps", lambda p: evaluate(BODY[0], VAL), "returns shape ... expected logits (N, C)"),
     ],
     "training.optim": [
         ("an unknown schedule", lambda p: training.lr_factor("cosin", 0.5), "schedule='cosin' ... cosine"),
@@ -667,10 +818,22 @@ ROWS = {
         ("layers below 0", lambda p: enter(optim.freeze_layers(NET, -1)), "frozen_layers=-1 ... 0 or more"),
         ("decay below 0", lambda p: training.parameter_groups(NET, -1), "weight_decay=-1 ... 0 or more"),
         ("a row for a matrix", lambda p: optim.orthogonalise(SQUARE[0]), "matrices= ... (..., m, n)"),
+        ("a warm-up of all steps", lambda p: training.lr_factor("cosine", 0.5, 1), "warmup=1 ... [0, 1)"),
+        (
+            "nothing to train",
+            lambda p: training.make_optimizer(Frozen(nn.Linear(2, 2)), lr=0.1),
+            "model='Frozen' ... a par",
+        ),
+        ("Nesterov without momentum", lambda p: training.make_optimizer(NET, lr=0.1, momentum=0), "nesterov=True"),
+        ("half a layer", lambda p: enter(optim.freeze_layers(NET, 0.5)), "frozen_layers=0.5 ... whole number"),
+        ("a matrix of whole numbers", lambda p: optim.orthogonalise(SQUARE.long()), "matrices= ... floating-point"),
+        ("Muon against the gradient", lambda p: optim.Muon(NET.parameters(), -1), "lr=-1 ... a positive number"),
+        ("Muon on a bias", lambda p: muon_step(NET[0].bias), "params='one of shape (4,)' ... filters or matrices"),
     ],
     "training.records": [
         ("the best of nothing", lambda p: training.best_epoch([]), "history=[] ... at least one epoch"),
         ("the best by what is unknown", lambda p: training.best_epoch([EPOCH], "accuracy"), "monitor='accuracy'"),
+        ("the best of texts", lambda p: training.best_epoch(["one"]), "history=['one'] ... an EpochRecord"),
     ],
     "training.callbacks": [
         ("no patience", lambda p: training.EarlyStopping(0), "patience=0 ... whole number of at least 1"),
@@ -684,6 +847,10 @@ ROWS = {
         ),
         ("a log by number", lambda p: training.CSVLogger(3), "path=3 ... a path"),
         ("a curve of no class", lambda p: training.LiveCurve(0), "num_classes=0 ... at least 2"),
+        ("patience of True", lambda p: training.EarlyStopping(True), "patience=True ... whole number of at least 1"),
+        ("a log that is a folder", lambda p: training.CSVLogger(p), "path= ... a file; this is a folder"),
+        ("TensorBoard by number", lambda p: training.TensorBoardLogger(3), "folder=3 ... a path"),
+        ("a curve with a number for a title", lambda p: training.LiveCurve(10, 3), "title=3 ... a text"),
     ],
     "training.checkpoint": [
         ("no file", lambda p: training.load_checkpoint(p / "no"), "cannot be read ... Check the path", CheckpointError),
@@ -691,11 +858,15 @@ ROWS = {
         ("a text", lambda p: training.load_checkpoint(write(p / "a")), "is no checkpoint", CheckpointError),
         ("logits", lambda p: training.load_checkpoint(logits_file(p)), "holds tensors and no run", CheckpointError),
         ("a file by number", lambda p: training.load_checkpoint(3), "path=3 ... a path"),
+        ("a file without a name", lambda p: training.load_checkpoint(""), "path='' ... a path"),
     ],
     "training.parallel": [
         ("replicas that cannot be", lambda p: fitted(config=TrainConfig(replicas=2)), "replicas=2 ... dropout"),
         ("no replica", lambda p: parallel.Replicas(NET, 0), "count=0 ... at least 1"),
         ("replicas of no model", lambda p: parallel.count_replicas(None, X, 64, 2), "model=None ... torch.nn.Module"),
+        ("half a replica", lambda p: parallel.Replicas(NET, 1.5), "count=1.5 ... whole number"),
+        ("a part of no image", lambda p: parallel.count_replicas(NET, X, 0, 2), "batch_size=0 ... at least 1"),
+        ("replicas of raw pixels", lambda p: parallel.find_obstacle(NET, IMAGES), "torch.uint8; expected normalised"),
     ],
     "checks.running": [
         ("no model", lambda p: run_checks(None, (TRAIN, VAL)), "model=None ... torch.nn.Module"),
@@ -845,6 +1016,53 @@ ROWS = {
         ("too many of them", lambda p: transfer.draw_labelled(SPLIT, 9, 0), "per_class=9 ... from 1 to 4"),
         ("half of one", lambda p: transfer.draw_labelled(SPLIT, 1.5, 0), "per_class=1.5 ... from 1 to 4"),
         ("labelled by text", lambda p: transfer.draw_labelled(SPLIT, "1", 0), "per_class='1' ... from 1 to 4"),
+        (
+            "an empty body",
+            lambda p: replace(BACKBONE, body=nn.Sequential()),
+            "body=Sequential() ... at least one layer",
+        ),
+        ("a stage by name", lambda p: replace(BACKBONE, last_stage="conv"), "last_stage='conv' ... 0 to 1"),
+        ("a stage behind the last", lambda p: replace(BACKBONE, last_stage=9), "last_stage=9 ... 0 to 1"),
+        ("a source by number", lambda p: replace(BACKBONE, source=3), "source=3 ... in words"),
+        ("a description by name", lambda p: replace(BACKBONE, spec="resnet18"), "spec='resnet18' ... a mapping"),
+        ("one image to scale", lambda p: transfer.Resize(4)(X[0]), "images= ... images[None]"),
+        (
+            "16 pixels for EfficientNet",
+            lambda p: transfer.imagenet_backbone(image_size=16),
+            "image_size=16 ... 32 or m",
+        ),
+        ("16 pixels in a configuration", lambda p: TransferConfig(image_size=16), "image_size=16 ... takes 32 or more"),
+        ("an empty name", lambda p: TransferConfig(name=""), "name='' ... 'efficientnet_lite0'"),
+        (
+            "weights by text",
+            lambda p: transfer.build_transfer_model(TransferConfig(), 4, weights="no"),
+            "weights='no' ... True or False",
+        ),
+        ("a hash of a number for a path", lambda p: transfer.check_hash(3, "0" * 64), "path=3 ... a path"),
+        (
+            "weights of no network",
+            lambda p: transfer.load_weights(None, p / "a", "0" * 8),
+            "network=None ... nn.Module",
+        ),
+        ("features into a number", lambda p: transfer.compute_features(BACKBONE, TRAIN, 3), "folder=3 ... a path"),
+        ("a probe of other features", lambda p: transfer.linear_probe(FEATURES, (X.flatten(1), Y)), "val= ... 5 feat"),
+        (
+            "a probe of float labels",
+            lambda p: transfer.linear_probe((FEATURES[0], Y / 2), FEATURES),
+            "train= ... int64",
+        ),
+        (
+            "a probe of labels below 0",
+            lambda p: transfer.linear_probe(FEATURES, (FEATURES[0], Y - 9)),
+            "val= ... from 0",
+        ),
+        (
+            "a probe of one strength",
+            lambda p: transfer.linear_probe(FEATURES, FEATURES, 0.1),
+            "strengths=0.1 ... positive",
+        ),
+        ("labelled images of a tensor", lambda p: transfer.draw_labelled(IMAGES, 1, 0), "split= ... a Split"),
+        ("labelled by a seed of text", lambda p: transfer.draw_labelled(SPLIT, 1, "one"), "seed='one' ... a whole"),
     ],
     "classify": [
         ("no file", lambda p: load_model(p / "no"), "cannot be read ... Check the path", CheckpointError),
@@ -875,6 +1093,39 @@ ROWS = {
         ("the best True", lambda p: CLASSIFIER.predict(PICTURE, True), "k=True ... a whole number"),
         ("a folder that is not there", lambda p: find_pictures(p / "no"), "folder= ... one with pictures"),
         ("a folder by number", lambda p: find_pictures(3), "folder=3 ... a path"),
+        ("an empty name", lambda p: replace(CLASSIFIER, class_names=("a", "b", " ", "d")), "class_names= ... several"),
+        ("a network's class", lambda p: replace(CLASSIFIER, model=nn.Linear), "model= ... this is a class"),
+        ("a side of True", lambda p: replace(CLASSIFIER, image_size=True), "image_size=True ... whole number"),
+        ("a normaliser as plain values", lambda p: replace(CLASSIFIER, normaliser=NORMALISER.to_dict()), "normaliser="),
+        ("a network for another size", lambda p: replace(CLASSIFIER, image_size=32).predict(PICTURE), "(1, 3, 32, 32)"),
+        ("a network made for another size", lambda p: Classifier(CNN, NORMALISER, NAMES, 32).predict(PICTURE), "8 pix"),
+        (
+            "a network that returns a tuple",
+            lambda p: replace(CLASSIFIER, model=Returning(lambda x: (x,))).predict(PICTURE),
+            "returns a tuple for images (1, 3, 8, 8); expected logits (N, C)",
+        ),
+        (
+            "a network of maps",
+            lambda p: replace(CLASSIFIER, model=BODY[0]).predict(PICTURE),
+            "returns shape ... logits",
+        ),
+        (
+            "a network that is NaN",
+            lambda p: replace(CLASSIFIER, model=Returning(lambda x: torch.full((1, 4), math.nan))).predict(PICTURE),
+            "model='Returning' ... finite",
+        ),
+        ("an address", lambda p: CLASSIFIER.predict("https://example.org/a.jpg"), "picture='https: ... fetch"),
+        ("an empty path", lambda p: CLASSIFIER.predict(""), "picture='' ... a path"),
+        ("a path with a zero in it", lambda p: CLASSIFIER.predict("a\0b"), "picture='a ... a path"),
+        ("a grey tensor", lambda p: CLASSIFIER.predict(IMAGES[0, :1]), "torch.uint8 (1, 8, 8); expected one of"),
+        ("an array of True", lambda p: CLASSIFIER.predict(np.ones((8, 8), bool)), "bool (8, 8); expected one of"),
+        ("a checkpoint without a name", lambda p: load_model(""), "path='' ... a path"),
+        (
+            "a folder called as a picture",
+            lambda p: find_pictures(folder_of(p, "x.png/1.png")),
+            "folder= ... pictures in",
+        ),
+        ("a picture for a folder", lambda p: find_pictures(write(p / "a.png")), "folder= ... pictures in it"),
     ],
     "submission": [
         (

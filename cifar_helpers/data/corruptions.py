@@ -106,7 +106,6 @@ def corrupt(images: torch.Tensor, kind: str, strength: int, seed: int = 0) -> to
     """
     require_choice("kind", kind, CORRUPTIONS)
     require(strength in (1, 2, 3), "strength", strength, "1, 2 or 3")
-    require(isinstance(images, torch.Tensor), "images", images, "a tensor, torch.uint8 of shape (N, 3, H, W)")
     check_images(images)
     chosen = CORRUPTIONS[kind]
     return chosen.apply(images, chosen.amounts[strength - 1], make_generator("corrupt", kind, strength, seed))

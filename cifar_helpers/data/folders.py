@@ -14,12 +14,21 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from cifar_helpers._arguments import is_whole, require, require_choice, require_names, require_path, require_whole
+from cifar_helpers._arguments import (
+    is_whole,
+    require,
+    require_choice,
+    require_flag,
+    require_made_function,
+    require_names,
+    require_path,
+    require_whole,
+)
 from cifar_helpers._contract import Batch
 from cifar_helpers._hashing import hash_json, hash_tensors
 from cifar_helpers.data.download import DataError
-from cifar_helpers.data.pictures import to_square
-from cifar_helpers.data.transforms import Normaliser, describe_transform
+from cifar_helpers.data.pictures import check_size, to_square
+from cifar_helpers.data.transforms import Normaliser, describe_transform, stack_images
 from cifar_helpers.runtime import available_memory, is_main_process, pick_device
 
 __all__ = ["PictureFolder", "PictureLoader", "readable_endings"]
@@ -74,6 +83,7 @@ class PictureFolder(Dataset):
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         _check_arguments(folder, name, size, class_names, transform)
+        require_flag("natural_order", natural_order)
         self.folder, self.name, self.size, self.transform = Path(folder), name, int(size), transform
         found, left_out = _list_classes(self.folder)
         self.class_names = tuple(class_names or sorted(found, key=_natural if natural_order else str))
@@ -119,6 +129,7 @@ class PictureFolder(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        require(hasattr(i, "__index__"), "i", i, f"the number of a picture, 0 to {len(self) - 1}")
         image = to_square(self.paths[i], self.size)
         return self.transform(image) if self.transform else image, int(self.labels[i])
 
@@ -136,7 +147,9 @@ class PictureFolder(Dataset):
             DataError: they and a copy of them take more memory than there is; said before the first is read.
             ValueError: there is no such picture, or a file is damaged or of a kind that is refused; see `to_square`.
         """
-        numbers = range(len(self)) if numbers is None else numbers
+        several = numbers is None or isinstance(numbers, Iterable)
+        require(several, "numbers", numbers, f"whole numbers, 0 to {len(self) - 1}")
+        numbers = range(len(self)) if numbers is None else [*numbers]
         known = all(is_whole(number) and 0 <= number < len(self) for number in numbers)
         require(known, "numbers", numbers, f"whole numbers, 0 to {len(self) - 1}")
         self._check_memory(len(numbers))
@@ -205,8 +218,8 @@ class PictureLoader(DataLoader):
         advice = "a Normaliser, such as folder.fit_normaliser() of the training folder"
         require(isinstance(normaliser, Normaliser), "normaliser", normaliser, advice)
         require_whole("batch_size", batch_size)
-        usual: dict[str, Any] = {"shuffle": folder.name == "train"}
-        usual["collate_fn"] = functools.partial(_collate, normaliser)
+        usual: dict[str, Any] = {"shuffle": folder.name == "train" and arguments.get("sampler") is None}
+        usual["collate_fn"] = functools.partial(_collate, normaliser, folder.transform)
         super().__init__(folder, batch_size, **usual | arguments)
         self.normaliser, self.device = normaliser, pick_device(device)
         self.split, self.class_names, self.image_size = folder.name, folder.class_names, folder.size
@@ -220,22 +233,23 @@ class PictureLoader(DataLoader):
         return iter(DataLoader(plain, self.batch_size, num_workers=self.num_workers, collate_fn=self.collate_fn))
 
 
-def _collate(normaliser: Normaliser, items: Sequence[tuple[torch.Tensor, int]]) -> Batch:
+def _collate(normaliser: Normaliser, transform: object, items: Sequence[tuple[torch.Tensor, int]]) -> Batch:
     """Return normalised images and labels of the items of a batch."""
     images, labels = zip(*items, strict=True)
-    return normaliser(torch.stack(images)), torch.tensor(labels)
+    return normaliser(stack_images("transform", transform, images)), torch.tensor(labels)
 
 
 def _check_arguments(folder: Any, name: str, size: Any, class_names: Any, transform: Any) -> None:
     require_choice("name", name, ("train", "val", "test"))
-    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
+    check_size(size)
     require_path("folder", folder)
     if class_names is not None:
         require_names("class_names", class_names)
     allowed = "None: only training images are augmented"
     require(name == "train" or transform is None, "transform", transform, allowed)
-    single = transform is None or callable(transform)
-    require(single, "transform", transform, "a function of one image; those of data.transforms are for Batches")
+    if transform is not None:
+        advice = "a function of one image; those of data.transforms are for Batches"
+        require_made_function("transform", transform, advice)
 
 
 # --- what a folder holds ---

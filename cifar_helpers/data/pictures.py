@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from cifar_helpers._arguments import require, require_whole
+from cifar_helpers._arguments import require, require_path, require_whole
 
-__all__ = ["Picture", "to_square"]
+__all__ = ["Picture", "check_size", "to_square"]
 
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
 
@@ -21,6 +21,15 @@ Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tenso
 _OPAQUE = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _ALPHA = ("LA", "La", "PA", "P", "RGBA", "RGBa")
 _KINDS = "a path, bytes of a file, PIL image, uint8 array (H, W, 3), (H, W, 4) or (H, W), or uint8 tensor (3, H, W)"
+
+
+_LARGEST = 2**14  # pixels of a side: such a square takes 0.8 GB
+
+
+def check_size(size: int) -> None:
+    """Raise a ValueError unless `size` is a side of a square that a memory can hold."""
+    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
+    require(size <= _LARGEST, "size", size, f"a whole number of pixels, at most {_LARGEST:,}")
 
 
 def to_square(picture: Picture, size: int) -> torch.Tensor:
@@ -40,7 +49,7 @@ def to_square(picture: Picture, size: int) -> torch.Tensor:
         ValueError: it is no picture, only a part of one, larger than Pillow reads, or of a mode whose black and white
             nobody knows (floating-point numbers, 32-bit integers, CIELAB). The message names the file.
     """
-    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
+    check_size(size)
     square = ImageOps.fit(_read(picture), (size, size), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
@@ -110,6 +119,9 @@ def _scale_grey(image: Image.Image, black: int, white: int) -> Image.Image:
 def _find_source(picture: Any) -> tuple[Any, str]:
     """Return what Pillow opens, or an image, and what a message calls it."""
     if isinstance(picture, str | os.PathLike):
+        require_path("picture", picture)
+        remote = str(picture).lower().startswith(("http://", "https://"))
+        require(not remote, "picture", str(picture), "a file of this machine; fetch an address first")
         usual = os.path.isfile(picture) or not os.path.exists(picture)
         require(usual, "picture", str(picture), "a file; this is a folder or a device")
         return picture, str(picture)

@@ -53,6 +53,7 @@ __all__ = [
     "mixup",
     "permute_pixels",
     "resize",
+    "stack_images",
     "to_square",
 ]
 
@@ -336,23 +337,24 @@ class PerImage:
             for image, seed in zip(images, drawn.tolist(), strict=True):
                 seed_everything(seed)
                 changed.append(self.function(image))
-        self._check(changed)
-        return torch.stack([torch.as_tensor(image) for image in changed])
+        return stack_images("augment", self.function, changed)
 
-    def _check(self, images: Sequence[object]) -> None:
-        """Raise a ValueError unless all are uint8 (3, H, W) of one size."""
-        size = getattr(images[0], "shape", ())[-2:]
-        for image in images:
-            found = (
-                f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
-                if isinstance(image, torch.Tensor)
-                else type(image).__name__
-            )
-            right = isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape == (3, *size)
-            allowed = (
-                "uint8 tensors (3, H, W) of one size; Batches convert and normalise: leave ToDtype and Normalize out"
-            )
-            require(right, "augment", f"{self.function!r} gave {found}", allowed)
+
+def stack_images(argument: str, function: object, images: Sequence[object]) -> torch.Tensor:
+    """Return the images that a function gave in one tensor, uint8 (B, 3, H, W).
+
+    Raises:
+        ValueError: they are not all uint8 (3, H, W) of one size.
+    """
+    size = getattr(images[0], "shape", ())[-2:]
+    allowed = "uint8 tensors (3, H, W) of one size; batches convert and normalise: leave ToDtype and Normalize out"
+    for image in images:
+        found = type(image).__name__
+        if isinstance(image, torch.Tensor):
+            found = f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}"
+        right = isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape == (3, *size)
+        require(right, argument, f"{function!r} gave {found}", allowed)
+    return torch.stack([torch.as_tensor(image) for image in images])
 
 
 def mixup(images: torch.Tensor, targets: torch.Tensor, lam: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -367,9 +369,11 @@ def mixup(images: torch.Tensor, targets: torch.Tensor, lam: float) -> tuple[torc
         ValueError: the targets are class numbers, which cannot be mixed, or `lam` is no weight.
     """
     require_fraction("lam", lam, "a weight lies in [0, 1]")
-    soft = targets.is_floating_point() and targets.ndim == 2
+    _require_batch(images)
+    require(images.is_floating_point(), "images", images, "normalised images, floating-point numbers")
+    soft = isinstance(targets, torch.Tensor) and targets.is_floating_point() and targets.ndim == 2
     allowed = "probabilities (B, num_classes): functional.one_hot(labels, num_classes).float()"
-    require(soft, "targets", f"{targets.dtype} {tuple(targets.shape)}", allowed)
+    require(soft and len(targets) == len(images), "targets", targets, allowed)
     return torch.lerp(images.flip(0), images, lam), torch.lerp(targets.flip(0), targets, lam)
 
 
@@ -384,6 +388,11 @@ def _reflect(positions: torch.Tensor, size: int) -> torch.Tensor:
     return torch.where(positions < size, positions, 2 * (size - 1) - positions)
 
 
+def _require_batch(images: object) -> None:
+    right = isinstance(images, torch.Tensor) and images.ndim == 4
+    require(right, "images", images, "a tensor of images (N, C, H, W); one image is images[None]")
+
+
 def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     """Return float images (B, C, size, size), bilinear with antialiasing; the same tensor if it is of that size.
 
@@ -391,7 +400,7 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
         ValueError: `size` is no whole number of pixels, or the images are no batch.
     """
     require_whole("size", size, allowed="whole pixels, at least 1")
-    require(images.ndim == 4, "images", images, "a batch (B, C, H, W); of one image images[None]")
+    _require_batch(images)
     if images.shape[-2:] == (size, size):
         return images
     return functional.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
@@ -404,7 +413,7 @@ def permute_pixels(images: torch.Tensor, seed: int) -> torch.Tensor:
         ValueError: `seed` is no whole number, or the images are no batch.
     """
     require_seed(seed)
-    require(images.ndim == 4, "images", images, "a batch (N, C, H, W); of one image images[None]")
+    _require_batch(images)
     height, width = images.shape[-2:]
     places = torch.randperm(height * width, generator=torch.Generator().manual_seed(int(seed))).to(images.device)
     return images.flatten(2)[:, :, places].view_as(images)
@@ -435,6 +444,8 @@ class Normaliser:
             right = len(values) == 3 and all(is_number(value) for value in values)
             require(right, name, given, "three finite numbers, one for each channel")
             object.__setattr__(self, name, tuple(plain_number(value) for value in values))
+        inside = min(self.mean) >= 0 and max(self.mean) <= 1
+        require(inside, "mean", self.mean, "of pixels in [0, 1]: divide mean and std of levels 0 to 255 by 255")
         require(min(self.std) > 0, "std", self.std, "positive: images are divided by it")
 
     def to_dict(self) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cifar_helpers._arguments import require_whole
+from cifar_helpers._arguments import require, require_whole
 
 __all__ = ["InvertedResidual", "SameConv2d", "make_efficientnet_lite0"]
 
@@ -31,7 +31,15 @@ class SameConv2d(nn.Conv2d):
 
     With a stride of 2 and an even side, `nn.Conv2d(padding=1)` begins one pixel earlier, and the weights that were
     trained for the other grid lose accuracy.
+
+    Raises:
+        ValueError: it is to be padded or dilated otherwise.
     """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        require(self.padding == (0, 0), "padding", self.padding, "0: it follows from the size of the images")
+        require(self.dilation == (1, 1), "dilation", self.dilation, "1")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         padding, kept = [], []

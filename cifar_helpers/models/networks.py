@@ -277,6 +277,7 @@ def whiten(model: nn.Sequential, images: torch.Tensor) -> None:
         ValueError: the images are not normalised ones, or the model is another network.
     """
     check_normalised(images)
+    require(bool(images.isfinite().all()), "images", "not finite", "finite numbers")
     stem = model[0] if isinstance(model, nn.Sequential) and len(model) else None
     known = isinstance(stem, nn.Conv2d) and stem.weight.shape == (_STEM_FILTERS, 3, 2, 2)
     require(known, "model", type(model).__name__, "a network with a 2x2 stem: make_model('fast')")
@@ -466,6 +467,8 @@ def build_model(config: ModelConfig, train: _TrainingBatches, seed: int = 0) -> 
     classes, size = len(train.class_names), train.image_size
     model = make_model(**config.to_dict(), num_classes=classes, image_size=size, seed=seed).to(train.device)
     if config.name == "fast":
+        split = getattr(train, "split", "train")
+        require(split == "train", "train", split, "batches of the training split, from which the stem is whitened")
         whiten(model, _first_images(train, 5_000))
     return model
 

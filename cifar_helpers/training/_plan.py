@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require, require_made_function
+from cifar_helpers._arguments import require, require_made_function, require_trainable
 from cifar_helpers._contract import Batch, EpochBatches
 from cifar_helpers.data.transforms import mixup, resize
 from cifar_helpers.runtime import autocast_dtype, count_processes, make_generator
@@ -157,8 +157,7 @@ def _make_optimizer(
     model: nn.Module, config: TrainConfig, given: Optimizer | None, passed: nn.Module
 ) -> torch.optim.Optimizer:
     """Return the optimizer of `config`, or the reader's, whose function is given the model as it was passed."""
-    trainable = any(p.requires_grad for p in model.parameters())
-    require(trainable, "model", type(model).__name__, "a network with a parameter that requires a gradient")
+    require_trainable(model)
     if given is None:
         return make_optimizer(
             model,

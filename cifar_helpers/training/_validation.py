@@ -19,6 +19,7 @@ from cifar_helpers._contract import (
     check_batch,
     check_batches,
     check_label_range,
+    check_logits,
     naming_images,
 )
 from cifar_helpers.training._identity import name_of
@@ -191,10 +192,6 @@ def ordered(batches: Any) -> Iterator[Batch]:
 
 def count_outputs(model: nn.Module, images: torch.Tensor) -> int:
     """Return the number of logits that the model gives for an image, or raise a ValueError that says what it took."""
-    shape = tuple(images.shape)
     with naming_images(model, images), evaluating(model):
         logits = model(images[:2])
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        found = f"shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(f"the model returns {found} for images {shape}; expected logits (N, C)")
-    return logits.shape[1]
+    return check_logits(logits, images).shape[1]

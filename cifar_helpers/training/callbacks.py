@@ -155,6 +155,7 @@ class CSVLogger:
     def __init__(self, path: str | Path) -> None:
         require_path("path", path)
         self.path = Path(path)
+        require(not self.path.is_dir(), "path", str(path), "a file; this is a folder")
         self._history: list[EpochRecord] = []
 
     def on_fit_start(self, history: Sequence[EpochRecord], model: nn.Module) -> None:
@@ -218,6 +219,7 @@ class LiveCurve:
 
     def __init__(self, num_classes: int, title: str = "training") -> None:
         require_whole("num_classes", num_classes, 2)
+        require(isinstance(title, str), "title", title, "a text")
         self.num_classes, self.title = num_classes, title
         self._history: list[EpochRecord] = []
         self._handle: Any = None

@@ -132,6 +132,7 @@ def _without_scales(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def previous_path(path: str | Path) -> Path:
     """Return where the checkpoint before the one at `path` is kept."""
+    require_path("path", path)
     return Path(path).with_name(f"{Path(path).name}.previous")
 
 

@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require, require_made_function, require_model
-from cifar_helpers._contract import Batch, Ordered, check_batches, check_label_range, check_pairs, naming_images
+from cifar_helpers._arguments import require, require_flag, require_made_function, require_model
+from cifar_helpers._contract import (
+    Batch,
+    Ordered,
+    check_batches,
+    check_label_range,
+    check_logits,
+    check_pairs,
+    naming_images,
+)
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import core_threads, count_processes, private_randomness
 from cifar_helpers.training._identity import name_of
@@ -113,6 +121,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss
 
 def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Batch]:
     """Yield logits and labels of each batch, on the device of the model."""
+    require_flag("tta", tta)
     check_batches("batches", batches)
     check_normaliser(model, batches)
     parameter = next(model.parameters(), None)
@@ -122,7 +131,7 @@ def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Ba
         with naming_images(model, images):
             forward = forward or _spread(model, images)
             logits = (forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)
-        yield logits, labels
+        yield check_logits(logits, images), labels
     require(forward is not None, "batches", batches, "at least one batch")
 
 

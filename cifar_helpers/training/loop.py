@@ -5,10 +5,10 @@ Nothing here knows where images come from: batches are any iterable of (images, 
 
 import itertools
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cifar_helpers import metrics
 from cifar_helpers._arguments import (
+    is_path,
     require,
     require_choice,
     require_flag,
@@ -26,7 +27,7 @@ from cifar_helpers._arguments import (
     require_parameters,
     require_seed,
 )
-from cifar_helpers._contract import Batch, check_batches, check_pairs, naming_images
+from cifar_helpers._contract import Batch, check_batches, check_logits, check_pairs, naming_images
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors, hash_weights
 from cifar_helpers._storage import CheckpointError, require_writable
 from cifar_helpers.data.transforms import Normaliser
@@ -55,6 +56,7 @@ from cifar_helpers.training._divergence import (
     require_finite,
     spoiled_tensors,
 )
+from cifar_helpers.training._identity import name_of
 from cifar_helpers.training._plan import MakeScheduler, Optimizer, Plan, Scheduler, make_plan
 from cifar_helpers.training._validation import check_arguments, check_first_batches, check_loss
 from cifar_helpers.training._wrappers import load_plain_state, plain_state, unwrap
@@ -108,6 +110,9 @@ def train_epoch(
     made = steps and not isinstance(optimizer, type)
     require(made, "optimizer", optimizer, "an optimizer, such as torch.optim.SGD(model.parameters(), lr=0.1)")
     require_loss(loss)
+    require(isinstance(dtype, torch.dtype), "dtype", dtype, "a number format of torch, such as torch.bfloat16")
+    if after_step is not None:
+        require_function("after_step", after_step)
     require(isinstance(lrs, Iterable), "lrs", lrs, "the rate of each step: itertools.repeat(0.1)")
     with put_back_if_diverged(model):
         return _train_epoch(model, batches, optimizer, loss, lrs, dtype, scaler, after_step)
@@ -135,7 +140,7 @@ def _train_epoch(
         if lr is not None:
             set_lr(optimizer, lr)
         with autocast(images.device, dtype), naming_images(model, images, f"train batch {step}"):
-            logits = model(images)
+            logits = check_logits(model(images), images)
         # Half precision ends here: many losses of torch are not made for it, and all of them lose by it.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         batch_loss = mean_loss(loss, logits, labels)
@@ -143,6 +148,8 @@ def _train_epoch(
             trace.append((optimizer.param_groups[0]["lr"], batch_loss.detach()))
         elif not math.isfinite(batch_loss.item()):
             raise diverged_now(step, images, optimizer, scaled=scaler is not None)
+        if not batch_loss.requires_grad:
+            require(False, "loss", name_of(loss), "one whose gradient reaches the model: no detach(), no item()")
         optimizer.zero_grad(set_to_none=True)
         _take_step(batch_loss, optimizer, scaler)
         if after_step is not None:
@@ -222,11 +229,12 @@ def fit(
     config = TrainConfig() if config is None else config
     _require_config("config", config)
     require_model(model)
+    require(isinstance(name, str), "name", name, "a text")
     require_flag("force", force)
     require_flag("verbose", verbose)
     passed, model = model, unwrap(model)
     join_processes()
-    device = pick_device(device or getattr(train, "device", None))
+    device = pick_device(getattr(train, "device", None) if device is None else device)
     check_arguments(model, train, val, config)
     path = _as_path(checkpoint)
     require(isinstance(callbacks, list | tuple), "callbacks", callbacks, "a list, also of one: [EarlyStopping(3)]")
@@ -283,7 +291,7 @@ def _require_config(argument: str, config: object) -> None:
 
 def _as_path(checkpoint: Any) -> Path | None:
     """Return where a checkpoint is kept, or raise a ValueError if that is no file."""
-    usual = checkpoint is None or (isinstance(checkpoint, str | os.PathLike) and not Path(checkpoint).is_dir())
+    usual = checkpoint is None or (is_path(checkpoint) and not Path(checkpoint).is_dir())
     require(usual, "checkpoint", checkpoint, "the path of a file, such as build/run.safetensors")
     return None if checkpoint is None else Path(checkpoint)
 
@@ -607,8 +615,10 @@ def tabulate(
     """
     require_choice("field", field, _NUMBERS)
     require(isinstance(runs, Mapping) and len(runs) > 0, "runs", runs, "those of at least one name, as sweep returns")
-    for run in itertools.chain.from_iterable(runs.values()):
-        require(isinstance(run, RunRecord | None), "runs", run, "records, or None")
+    for row in runs.values():
+        listed = isinstance(row, list | tuple) and all(isinstance(run, RunRecord | None) for run in row)
+        require(listed, "runs", row, "records, or None, in a list for each name")
+    require(isinstance(diverged, Real), "diverged", diverged, "a number, or NaN")
     counts = {name: len(row) for name, row in runs.items()}
     require(len(set(counts.values())) == 1, "runs", counts, "equally many of each")
     rows = [[diverged if run is None else getattr(run, field) for run in row] for row in runs.values()]

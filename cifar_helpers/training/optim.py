@@ -18,9 +18,9 @@ from cifar_helpers._arguments import (
     require_fraction,
     require_model,
     require_number,
-    require_parameters,
     require_positive,
     require_share,
+    require_trainable,
     require_whole,
 )
 from cifar_helpers.runtime import core_threads
@@ -170,9 +170,11 @@ def orthogonalise(matrices: torch.Tensor, steps: int = 3) -> torch.Tensor:
     small ones smaller, which is enough for training and cheaper.
 
     Raises:
-        ValueError: there are fewer than two dimensions.
+        ValueError: these are no matrices of floating-point numbers, or there is no step.
     """
-    require(matrices.ndim >= 2, "matrices", matrices, "of shape (..., m, n)")
+    right = isinstance(matrices, torch.Tensor) and matrices.is_floating_point() and matrices.ndim >= 2
+    require(right, "matrices", matrices, "floating-point numbers of shape (..., m, n)")
+    require_whole("steps", steps)
     a, b, c = _NEWTON_SCHULZ
     wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
     wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + 1e-7)
@@ -276,7 +278,7 @@ def make_optimizer(
     Raises:
         ValueError: an unknown name, no network with parameters, or a number out of its range.
     """
-    require_parameters(model)
+    require_trainable(model)
     require_choice("name", name, OPTIMIZERS)
     check_settings(
         lr=lr,

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_helpers._arguments import require, require_model, require_whole
+from cifar_helpers._contract import naming_images
 from cifar_helpers.runtime import private_randomness, start_threads
 from cifar_helpers.training.evaluation import evaluating
 
@@ -146,7 +147,8 @@ def find_obstacle(model: nn.Module, images: torch.Tensor) -> str | None:
         return f"the network cannot be copied: {error}"
     with private_randomness(images.device), torch.no_grad():
         before, stream = _kept(probe), torch.get_rng_state()
-        probe(images[:2])
+        with naming_images(probe, images):
+            probe(images[:2])
         if not torch.equal(stream, torch.get_rng_state()):
             return "the network draws random numbers, as dropout does"
         return None if before == _kept(probe) else "the network keeps something of a batch"

@@ -138,8 +138,9 @@ def best_epoch(history: Iterable[EpochRecord], monitor: str = "val_accuracy") ->
         ValueError: there is no epoch, or an unknown `monitor`.
     """
     require_choice("monitor", monitor, MONITORS)
-    history = list(history)
-    require(len(history) > 0, "history", history, "at least one epoch")
+    epochs = list(history) if isinstance(history, Iterable) else []
+    right = len(epochs) > 0 and all(hasattr(record, "val_loss") for record in epochs)
+    require(right, "history", history, "at least one epoch, each an EpochRecord")
     if monitor == "val_loss":
-        return min(history, key=lambda record: record.val_loss)
-    return max(history, key=lambda record: (record.val_accuracy, -record.val_loss))
+        return min(epochs, key=lambda record: record.val_loss)
+    return max(epochs, key=lambda record: (record.val_accuracy, -record.val_loss))
