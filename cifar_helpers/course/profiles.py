@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from cifar_helpers._arguments import require_choice
+from cifar_helpers.course.colab import on_colab
+from cifar_helpers.runtime import pick_device
 
 __all__ = ["FULL", "LAPTOP", "PROFILES", "QUICK", "Budget", "get_budget", "profile_rank"]
 
@@ -64,14 +66,25 @@ PROFILES = {budget.profile: budget for budget in (QUICK, LAPTOP, FULL)}
 
 
 def get_budget(profile: str | None = None) -> Budget:
-    """Return the budget of `profile`; by default of CIFAR_PROFILE, else `full` with CUDA and `laptop` without.
+    """Return the budget of `profile`; by default of CIFAR_PROFILE, else the one that suits this machine.
+
+    That is `full` on a GPU of compute capability 8.0 or more, `laptop` on an older one, such as the T4 of Colab, and
+    without any, and `quick` on Colab without a GPU, where a session may end before a longer one does.
 
     Raises:
         ValueError: no profile has this name.
     """
-    profile = profile or os.environ.get("CIFAR_PROFILE") or ("full" if torch.cuda.is_available() else "laptop")
+    profile = profile or os.environ.get("CIFAR_PROFILE") or _suit_machine()
     require_choice("profile (CIFAR_PROFILE)", profile, PROFILES)
     return PROFILES[profile]
+
+
+def _suit_machine() -> str:
+    """Return the default profile of this machine."""
+    device = pick_device()
+    if device.type == "cuda":
+        return "full" if torch.cuda.get_device_capability(device) >= (8, 0) else "laptop"
+    return "quick" if on_colab() else "laptop"
 
 
 def profile_rank(profile: str) -> int:

@@ -21,6 +21,7 @@ from cifar_helpers.course._ownership import (
     require_own_file,
     write_own,
 )
+from cifar_helpers.course.colab import colab_advice
 from cifar_helpers.course.profiles import profile_rank
 from cifar_helpers.models.networks import ModelConfig
 from cifar_helpers.runtime import is_main_process
@@ -37,6 +38,7 @@ __all__ = [
     "locate_workspace",
     "newest_rows",
     "open_workspace",
+    "published_folder",
     "read_figure",
     "read_kept",
 ]
@@ -154,12 +156,14 @@ class Workspace:
 def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:
     """Return where `notebook` writes, as `locate_workspace` does, and make the folders, with a marker in them.
 
-    The figures/ of the repository is published and gets no marker.
+    The figures/ of the repository is published and gets no marker. On Colab it prints what to know there.
 
     Raises:
         ValueError: a folder of this name holds something, and this program did not make it.
     """
     workspace = locate_workspace(notebook, profile, device, sources)
+    for line in colab_advice(profile) if is_main_process() else ():
+        print(line)
     if not is_project(workspace.root):
         claim_folder(workspace.figures)
     claim_folder(workspace.checkpoints)
@@ -190,6 +194,12 @@ def home_folder() -> Path:
     """Return the project around the package, or, where there is none (Colab, pip), the current folder."""
     project = Path(__file__).resolve().parents[2]
     return project if is_project(project) else Path.cwd()
+
+
+def published_folder() -> Path:
+    """Return where the published logs, ranks and logits are: figures/ of the project, else what the wheel brought."""
+    home = home_folder()
+    return home / "figures" if is_project(home) else Path(__file__).with_name("published")
 
 
 def _figure_title(figure: "Figure") -> str:
