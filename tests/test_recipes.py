@@ -45,7 +45,7 @@ TINY = dataclasses.replace(QUICK, train_images=200, eval_images=100, max_steps=6
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_OUT", str(tmp_path))
-    monkeypatch.setattr(recipes, "home_folder", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(recipes, "published_folder", lambda: tmp_path / "nowhere")
     return open_workspace("train", "quick", "cpu", {"synthetic"})
 
 

@@ -76,7 +76,7 @@ def test_what_notebook_08_reads_is_published_and_of_one_network(dataset):
 
 
 def test_a_step_without_a_run_on_real_data_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_helpers.course.recipes.home_folder", lambda: tmp_path)
+    monkeypatch.setattr("cifar_helpers.course.recipes.published_folder", lambda: tmp_path / "figures")
     for row in read_lines(ROOT / "figures" / "runs.jsonl"):
         if row["name"] != "cnn-cifar100":
             append_line(tmp_path / "figures" / "runs.jsonl", row)
@@ -85,7 +85,7 @@ def test_a_step_without_a_run_on_real_data_is_named(tmp_path, monkeypatch):
 
 
 def test_the_fine_tuned_network_is_shown_where_it_was_trained_on_both_data_sets(tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_helpers.course.recipes.home_folder", lambda: tmp_path)
+    monkeypatch.setattr("cifar_helpers.course.recipes.published_folder", lambda: tmp_path / "figures")
     log = tmp_path / "figures" / "runs.jsonl"
     rows = read_lines(ROOT / "figures" / "runs.jsonl")
     tuned = [row for row in rows if row["name"].startswith("finetuned") and "-seed" not in row["name"]]
@@ -98,7 +98,8 @@ def test_the_fine_tuned_network_is_shown_where_it_was_trained_on_both_data_sets(
 
 
 def test_a_test_accuracy_comes_from_a_look_at_the_same_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_helpers.course.recipes.home_folder", lambda: tmp_path)
+    for module in ("recipes", "results"):
+        monkeypatch.setattr(f"cifar_helpers.course.{module}.published_folder", lambda: tmp_path / "figures")
     rows = read_lines(ROOT / "figures" / "runs.jsonl")
     for row in rows:
         append_line(tmp_path / "figures" / "runs.jsonl", row)

@@ -37,6 +37,7 @@ from cifar_helpers.course.workspace import (
     locate_workspace,
     newest_rows,
     open_workspace,
+    published_folder,
     read_figure,
     read_kept,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "newest_rows",
     "open_workspace",
     "profile_rank",
+    "published_folder",
     "read_figure",
     "read_kept",
     "read_result",

@@ -17,7 +17,7 @@ from cifar_helpers._hashing import hash_json, hash_weights
 from cifar_helpers._storage import CheckpointError, read_lines
 from cifar_helpers.course.profiles import PROFILES, Budget, profile_rank
 from cifar_helpers.course.test_access import final_test
-from cifar_helpers.course.workspace import Workspace, home_folder, kept_path, newest_rows, read_kept
+from cifar_helpers.course.workspace import Workspace, kept_path, newest_rows, published_folder, read_kept
 from cifar_helpers.data.batches import Batches, make_batches
 from cifar_helpers.data.datasets import Dataset, Split
 from cifar_helpers.data.download import SOURCES
@@ -343,7 +343,7 @@ def read_result(row: dict[str, Any], workspace: Workspace, logits: bool) -> Reci
 
     All parts are of the same weights: a run that was trained again and not evaluated again is missing.
     """
-    for figures in (workspace.figures, home_folder() / "figures"):
+    for figures in (workspace.figures, published_folder()):
         parts = {part: read_kept(kept_path(figures, row["name"], part)) for part in _PARTS}
         weights = parts["ranks"][1].get("weights")
         found = {
@@ -383,7 +383,7 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
         ValueError: an unknown data set.
     """
     require_choice("dataset", dataset, SOURCES)
-    logs = {workspace.run_log, home_folder() / "figures" / "runs.jsonl"}
+    logs = {workspace.run_log, published_folder() / "runs.jsonl"}
     rows = [row for log in sorted(logs) for row in read_lines(log)]
     rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
     known = {"dataset": dataset, "data_source": workspace.data_source}

@@ -10,7 +10,7 @@ from typing import Any
 from cifar_helpers._arguments import require, require_path
 from cifar_helpers._storage import read_lines, write_whole
 from cifar_helpers.course.recipes import CHAIN, RECIPES, find_runs, name_weights
-from cifar_helpers.course.workspace import Workspace
+from cifar_helpers.course.workspace import Workspace, published_folder
 from cifar_helpers.data.download import SOURCES
 from cifar_helpers.statistics import wilson_interval
 
@@ -32,7 +32,9 @@ def results_markdown(home: Path) -> str:
     require_path("home", home)
     workspace = Workspace("report", "full", "", "real", home, home / "build" / "checkpoints")
     found = _find_chain(workspace)
-    looks = read_lines(workspace.test_access_log)
+    looks = [
+        row for folder in (published_folder(), workspace.figures) for row in read_lines(folder / "test_access.jsonl")
+    ]
     heads = " | ".join(f"{s.title} validation (%) | {s.title} test (%) | seconds" for s in SOURCES.values())
     lines = [f"| step | notebook | {heads} |", "|---|---|" + "---:|" * 3 * len(SOURCES)]
     steps = _shown_steps(found)
