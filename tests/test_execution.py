@@ -17,7 +17,7 @@ from cifar_helpers.course.execution import (
     replace_source,
     run_notebooks,
 )
-from cifar_helpers.course.notebooks import NotebookResult, find_notebooks
+from cifar_helpers.course.notebooks import NotebookResult, find_notebooks, notebook_metadata
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_an_executed_copy_takes_the_place_of_its_source_alone(tmp_path):
     replace_source(path, result)
     notebook = nbformat.read(path, as_version=4)
     assert notebook.cells[0].outputs[0].text == "fine\n"
-    assert "cifar_helpers" not in notebook.metadata
+    assert notebook.metadata == notebook_metadata(path.name)
     path.unlink()
     with pytest.raises(ValueError, match="changed while it was executed"):
         replace_source(path, result)

@@ -13,6 +13,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from cifar_helpers.course.notebooks import notebook_metadata
 from cifar_helpers.course.prose import unsupported_numbers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,9 +142,11 @@ def test_the_setup_cell_takes_an_uploaded_wheel_else_the_repository_else_says_wh
     assert run_setup(published, monkeypatch, tmp_path) == run_setup(source, monkeypatch, tmp_path) == [str(wheel)]
 
 
-def test_metadata_is_what_colab_and_nbval_need(notebook):
+def test_metadata_is_what_publishing_writes_for_colab_and_nbval(notebook):
+    assert notebook.metadata == notebook_metadata(notebook.path.name)
     assert notebook.metadata["kernelspec"]["name"] == "python3"
     assert notebook.metadata["accelerator"] == "GPU"
+    assert notebook.metadata["colab"] == {"gpuType": "T4", "name": notebook.path.name}
     assert "widgets" not in notebook.metadata
     assert not [cell for cell in notebook.cells if "execution" in cell.metadata]
 

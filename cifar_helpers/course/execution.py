@@ -25,7 +25,14 @@ from cifar_helpers._arguments import require
 from cifar_helpers._storage import write_whole
 from cifar_helpers.course._ownership import EXECUTED, claim_folder, digest_cells, write_own
 from cifar_helpers.course.minutes import describe_seconds
-from cifar_helpers.course.notebooks import FOLDERS, NotebookResult, Progress, check_output, remove_traces
+from cifar_helpers.course.notebooks import (
+    FOLDERS,
+    NotebookResult,
+    Progress,
+    check_output,
+    notebook_metadata,
+    remove_traces,
+)
 
 __all__ = ["execute", "expected_seconds", "merge_streams", "replace_source", "run_notebooks"]
 
@@ -181,7 +188,7 @@ def execute(
         sampler.join()
     if interrupted:
         error = f"cell {watch.cell}: interrupted"
-    _normalise(notebook)
+    _normalise(notebook, path.name)
     notebook.metadata[EXECUTED] = {"cells": digest_cells(notebook.cells)}
     try:
         write_own(copy, nbformat.writes(notebook).encode())
@@ -241,10 +248,9 @@ def _explain(failure: Exception) -> str:
     return str(failure).splitlines()[0]
 
 
-def _normalise(notebook: nbformat.NotebookNode) -> None:
+def _normalise(notebook: nbformat.NotebookNode, name: str) -> None:
     """Remove what changes from one execution to the next and says nothing, and make the pictures small."""
-    notebook.metadata.pop("widgets", None)
-    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata = nbformat.from_dict(notebook_metadata(name))
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,7 @@ __all__ = [
     "clear_output",
     "find_notebooks",
     "hold_output",
+    "notebook_metadata",
     "published_profile",
     "remove_traces",
 ]
@@ -104,6 +106,16 @@ def published_profile(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     found = re.search(r'"(\w+) profile, real data', text)
     return found[1] if found else ""
+
+
+def notebook_metadata(name: str) -> dict[str, Any]:
+    """Return the metadata of a notebook of this file name: its kernel, and that Colab gives it a GPU, a T4."""
+    return {
+        "accelerator": "GPU",
+        "colab": {"gpuType": "T4", "name": name},
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
 
 
 # --- what an execution writes, and may remove ---
