@@ -6,7 +6,7 @@ CONSTRAINTS ?=
 PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
-.PHONY: run test faults bench install publish lint types address clean
+.PHONY: run test colab-test faults bench install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
@@ -14,6 +14,21 @@ run: install
 test: install
 	$(BIN)/pytest $(PARALLEL)
 	$(BIN)/pytest $(PARALLEL) --nbval notebooks
+
+# Each notebook alone in an empty folder beside the wheel, with Colab's versions: 6 GB the first time, then half an hour.
+# Colab has Python 3.13: make colab-test COLAB_PYTHON=python3.13
+COLAB_PYTHON ?= $(PYTHON)
+COLAB := build/colab
+colab-test: install $(COLAB)/venv/installed
+	rm -rf build/lib $(COLAB)/*.whl
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(COLAB) .
+	$(BIN)/pytest -m colab -p no:xdist -rP tests/test_colab.py
+
+$(COLAB)/venv/installed: constraints/colab.txt
+	rm -rf $(COLAB)/venv
+	$(COLAB_PYTHON) -m venv $(COLAB)/venv
+	$(COLAB)/venv/bin/pip install --quiet --disable-pip-version-check -r constraints/colab.txt
+	touch $@
 
 # Some five minutes of one core: processes are killed at every moment, and nothing may be lost.
 faults: install

@@ -71,6 +71,10 @@ def pytest_collection_modifyitems(config, items) -> None:
         synthetic = os.environ.get("CIFAR_DATA") == "synthetic"
         if synthetic or any(wrong_files(source, data_folder()) for source in SOURCES.values()):
             lacking["real"] = "CIFAR_DATA=synthetic, or the official CIFAR files are not in the data folder"
+    if not (ROOT / "build" / "colab" / "venv" / "installed").exists():
+        lacking["colab"] = "no environment with Colab's versions: make colab-test"
+    elif "colab" not in config.option.markexpr:
+        lacking["colab"] = "takes half an hour: make colab-test"
     if not torch.cuda.is_available():
         lacking["cuda"] = "no CUDA device"
     if "slow" not in config.option.markexpr:
