@@ -6,7 +6,7 @@ CONSTRAINTS ?=
 PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
-.PHONY: run test colab-test faults bench install publish lint types address clean
+.PHONY: run test site colab-test faults bench install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
@@ -29,6 +29,10 @@ $(COLAB)/venv/installed: constraints/colab.txt
 	$(COLAB_PYTHON) -m venv $(COLAB)/venv
 	$(COLAB)/venv/bin/pip install --quiet --disable-pip-version-check -r constraints/colab.txt
 	touch $@
+
+# Web pages of the published notebooks, for people who will not run them: nothing is executed.
+site: install
+	$(BIN)/python -m cifar_helpers site
 
 # Some five minutes of one core: processes are killed at every moment, and nothing may be lost.
 faults: install

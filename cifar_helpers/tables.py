@@ -1,6 +1,7 @@
 """Rows of values as an aligned table of text."""
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from numbers import Integral, Real
 
 from cifar_helpers._arguments import require
@@ -13,6 +14,7 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
 
     Args:
         rows: of equal length. A float is shown with three digits after the point; pass a text for any other format.
+            A text with line breaks makes a row of several lines.
         columns: their titles; none by default.
 
     Raises:
@@ -27,10 +29,11 @@ def format_table(rows: Iterable[Sequence[object]], columns: Sequence[str] = ()) 
             raise ValueError(f"row {row} has {len(row)} columns; the first one has {len(table[0])}")
     right = [all(_is_number(value) for value in column) for column in zip(*values, strict=True)]
     right = right or [False] * len(columns)
-    widths = [max(len(text) for text in column) for column in zip(*table, strict=True)]
+    lines = [line for row in table for line in zip_longest(*(text.split("\n") for text in row), fillvalue="")]
+    widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)).rstrip()
-        for row in table
+        for row in lines
     )
 
 

@@ -37,6 +37,13 @@ def test_run_ends_with_the_path_of_the_report(project, capsys):
     assert any("01_good  cell  1 of 1" in line for line in lines)
 
 
+def test_run_says_first_how_many_hypotheses_the_profile_can_judge(project, capsys):
+    write_notebook(project / "notebooks" / "05_batchnorm.ipynb", "print('fine')")
+    assert main(["run"]) == 0
+    said = "The quick profile on real data judges none of 4 hypotheses; beside each stands the published verdict."
+    assert capsys.readouterr().out.splitlines()[0] == said
+
+
 def test_a_failing_notebook_makes_the_exit_status_1(project, capsys):
     write_notebook(project / "notebooks" / "02_bad.ipynb", "1 / 0")
     assert main(["run"]) == 1
@@ -55,6 +62,23 @@ def test_publish_executes_in_place_and_leaves_a_failing_notebook_alone(project):
     assert bad.read_bytes() == before
     bad.unlink()
     assert main(["publish", "--profile", "quick"]) == 0
+
+
+def test_publishing_the_notebooks_of_the_repository_alone_rewrites_the_published_verdicts(project, monkeypatch):
+    written = []
+    monkeypatch.setattr(commands, "write_published", written.append)
+    assert main(["publish", "--profile", "quick"]) == 0
+    assert written == []
+    (project / "pyproject.toml").touch()
+    (project / "cifar_helpers" / "course").mkdir(parents=True)
+    monkeypatch.setattr(commands, "home_folder", lambda: project)
+    assert main(["publish", "--profile", "quick"]) == 0
+    assert written == [Path("notebooks")]
+
+
+def test_site_writes_below_build_and_says_where(project, capsys):
+    assert main(["site"]) == 2
+    assert "expected the folder of the repository" in capsys.readouterr().err
 
 
 def test_publish_leaves_a_notebook_alone_that_was_edited_while_it_ran(project, capsys):

@@ -41,6 +41,7 @@ def test_a_good_notebook_leaves_a_clean_executed_copy(executed):
     assert cells[1].outputs[0].text == "a\nb\n"
     assert cells[2].outputs[0].data["text/plain"] == "'quick'"
     assert "image/png" in cells[0].outputs[-1].data
+    assert cells[0].outputs[-1].metadata["image/png"]["alt"] == "A line. It rises & rises."
     assert all("execution" not in cell.metadata for cell in cells)
 
 

@@ -28,7 +28,19 @@ EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT
 # Modules whose distribution has another name; IPython comes with ipykernel.
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "IPython": "ipykernel"}
 # What a plain `pip install cifar-helpers` does not bring.
-LACKING = ("IPython", "ipykernel", "jupyterlab", "nbclient", "nbformat", "nbval", "psutil", "pytest", "_pytest")
+LACKING = (
+    "IPython",
+    "ipykernel",
+    "jupyterlab",
+    "latex2mathml",
+    "nbclient",
+    "nbconvert",
+    "nbformat",
+    "nbval",
+    "psutil",
+    "pytest",
+    "_pytest",
+)
 TEST_TOOLS = {"build", "coverage", "jupyterlab", "mypy", "nbval", "pre-commit", "pytest", "ruff", "setuptools"}
 
 # Runs first in every interpreter of the user below: hides what is lacking, and notes what is written elsewhere.
@@ -227,7 +239,7 @@ def test_the_wheel_holds_the_package_its_license_the_published_answers_and_nothi
     weights = {path.relative_to(ROOT).as_posix() for path in (PACKAGE / "weights").iterdir()}
     answers = {name for name in names if name.startswith("cifar_helpers/course/published/")}
     package = {name for name in names if ".dist-info/" not in name} - answers
-    assert package == modules | weights | {"cifar_helpers/py.typed"}
+    assert package == modules | weights | {"cifar_helpers/py.typed", "cifar_helpers/course/verdicts.json"}
     assert {name.rpartition(".")[2] for name in answers} == {"jsonl", "safetensors"}
     assert wheel.stat().st_size < 6e6
     assert len([name for name in names if name.endswith(".dist-info/licenses/LICENSE")]) == 1

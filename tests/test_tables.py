@@ -19,6 +19,16 @@ def test_titles_may_be_left_out_and_rows_may_be_an_iterator():
     assert format_table([], ("a", "b")) == "a  b"
 
 
+def test_a_text_with_line_breaks_makes_a_row_of_several_lines():
+    rows = [("mlp", "not judged\npublished: held", 0.5), ("cnn", "held", 12)]
+    assert format_table(rows, ("network", "outcome", "n")) == (
+        "network  outcome              n\n"
+        "mlp      not judged       0.500\n"
+        "         published: held\n"
+        "cnn      held                12"
+    )
+
+
 @pytest.mark.parametrize(("rows", "columns"), [([(1, 2), (1,)], ()), ([(1, 2)], ("a",))])
 def test_a_row_of_another_length_is_named(rows, columns):
     with pytest.raises(ValueError, match=r"has \d columns; the first one has \d"):

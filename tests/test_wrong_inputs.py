@@ -19,7 +19,18 @@ from cifar_helpers import checks, course, data, metrics, models, plots, runtime,
 from cifar_helpers._storage import CheckpointError, save_tensors
 from cifar_helpers.checks import Pipeline, run_checks
 from cifar_helpers.classify import Classifier, find_pictures, load_model
-from cifar_helpers.course import baselines, decisions, minutes, notebooks, prose, report, results
+from cifar_helpers.course import (
+    baselines,
+    captions,
+    decisions,
+    minutes,
+    notebooks,
+    pages,
+    prose,
+    report,
+    results,
+    verdicts,
+)
 from cifar_helpers.course.decisions import Option
 from cifar_helpers.data import Batches, DataError, Dataset, Flip, Normaliser, PictureFolder, download, synthetic
 from cifar_helpers.models import ModelConfig, efficientnet, make_model, networks
@@ -1345,6 +1356,8 @@ ROWS = {
             "holds=0.04 ... True or False",
         ),
         ("a text for a verdict", lambda p: course.verdict("h", "no", "p", judged=True), "holds='no' ... True or False"),
+        ("verdicts of a number", lambda p: verdicts.read_verdicts(3), "path=3 ... a path"),
+        ("verdicts from nowhere", lambda p: verdicts.write_published(3), "notebooks=3 ... a path"),
     ],
     "course.workspace": [
         ("a checkpoint elsewhere", lambda p: workspace(p).checkpoint("../x"), "name='../x' ... inside its folder"),
@@ -1448,6 +1461,12 @@ ROWS = {
         ("no benchmarks", lambda p: results.speed_markdown(p), "step_rate.json: make bench"),
         ("a ladder nowhere", lambda p: results.draw_ladder(3), "home=3 ... a path"),
     ],
+    "course.captions": [
+        ("a cell without a text", lambda p: captions.saved_figures(None), "source=None ... the source of a cell"),
+    ],
+    "course.pages": [
+        ("a page without a title", lambda p: pages.make_page("", "x"), "title='' ... a text"),
+    ],
     "course.report": [
         ("a report nowhere", lambda p: report.write_report(3, []), "out=3 ... a path"),
         (
@@ -1485,7 +1504,7 @@ ROWS = {
 }
 
 # What runs whole notebooks, and the command line.
-ELSEWHERE = {"course.commands", "course.execution"}
+ELSEWHERE = {"course.commands", "course.execution", "course.site"}
 
 
 def is_ours(error: BaseException) -> bool:

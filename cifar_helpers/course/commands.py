@@ -1,4 +1,4 @@
-"""The command line: `python -m cifar_helpers {run,publish,train,report,data,doctor}`. It wires modules, no more."""
+"""The command line, `python -m cifar_helpers {run,publish,train,report,site,data,doctor}`: it wires modules."""
 
 import argparse
 import importlib
@@ -27,6 +27,7 @@ from cifar_helpers.course.prose import unsupported_numbers
 from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, train_recipe
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.results import RESULTS, SPEED, draw_ladder, fill_table, results_markdown, speed_markdown
+from cifar_helpers.course.verdicts import describe_judged, write_published
 from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
 from cifar_helpers.data.download import SOURCES, DataError
@@ -102,6 +103,10 @@ def _make_parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="fill the tables of the README from the run log and the benchmarks")
     report.set_defaults(command=_report_command)
 
+    site = commands.add_parser("site", help="write the published notebooks as web pages; nothing is executed")
+    site.set_defaults(command=_site_command)
+    site.add_argument("--out", type=Path, default=Path("build/site"), help="folder to write to (default: build/site)")
+
     commands.add_parser(
         "doctor", help="look at this machine, and say where everything is read and written"
     ).set_defaults(command=_doctor_command)
@@ -110,11 +115,15 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _execution() -> ModuleType:
     """Return the module that executes notebooks, or raise a ValueError that says how to install what it needs."""
+    return _module("execution", "executing notebooks")
+
+
+def _module(name: str, purpose: str) -> ModuleType:
     try:
-        return importlib.import_module("cifar_helpers.course.execution")
+        return importlib.import_module(f"cifar_helpers.course.{name}")
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"executing notebooks needs {error.name}, which is not installed: pip install 'cifar-helpers[notebooks]'"
+            f"{purpose} needs {error.name}, which is not installed: pip install 'cifar-helpers[notebooks]'"
         ) from error
 
 
@@ -127,6 +136,8 @@ def _run_command(args: argparse.Namespace) -> int:
         progress = Progress(args.out, paths, environment)
         if args.only is None and not progress:
             clear_output(args.out)
+        judged = describe_judged([path.stem for path in paths], args.profile, environment.get("CIFAR_DATA", "real"))
+        print(judged, end="\n" * bool(judged), flush=True)
         results = _execution().run_notebooks(paths, args.out, environment)
         print(write_report(args.out, results).resolve())
         if results[-1].interrupted:
@@ -154,6 +165,8 @@ def _publish_command(args: argparse.Namespace) -> int:
             return _say_interrupted()
         replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
         Progress(root / "build", paths, environment).note("over")
+    if is_project(root) and args.notebooks.resolve() == (home_folder() / "notebooks").resolve():
+        write_published(args.notebooks)
     for path in replaced:
         for unsupported in unsupported_numbers(json.loads(path.read_text(encoding="utf-8"))):
             print(f"{path.stem}, {unsupported}")
@@ -200,10 +213,16 @@ def _data_command(args: argparse.Namespace) -> int:
 
 def _report_command(args: argparse.Namespace) -> int:
     home = home_folder()
+    write_published(home / "notebooks")
     fill_table(home / "README.md", RESULTS, results_markdown(home))
     draw_ladder(home)
     fill_table(home / "README.md", SPEED, speed_markdown(home))
     print(home / "README.md")
+    return 0
+
+
+def _site_command(args: argparse.Namespace) -> int:
+    print(_module("site", "making web pages").write_site(home_folder(), args.out))
     return 0
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from cifar_helpers._arguments import require
 from cifar_helpers._storage import write_whole
 from cifar_helpers.course._ownership import EXECUTED, claim_folder, digest_cells, write_own
+from cifar_helpers.course.captions import add_alt_texts
 from cifar_helpers.course.minutes import describe_seconds
 from cifar_helpers.course.notebooks import (
     FOLDERS,
@@ -189,6 +190,8 @@ def execute(
     if interrupted:
         error = f"cell {watch.cell}: interrupted"
     _normalise(notebook, path.name)
+    out = environment.get("CIFAR_OUT")
+    add_alt_texts(notebook.cells, path.stem.split("_")[0], Path(out) / "figures" if out else None)
     notebook.metadata[EXECUTED] = {"cells": digest_cells(notebook.cells)}
     try:
         write_own(copy, nbformat.writes(notebook).encode())

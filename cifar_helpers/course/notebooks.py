@@ -38,6 +38,7 @@ __all__ = [
     "notebook_metadata",
     "published_profile",
     "remove_traces",
+    "repository_address",
 ]
 
 FOLDERS = ("figures", "notebooks", "checkpoints")
@@ -80,7 +81,7 @@ def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
     if not found:
         raise ValueError(
             f"no notebooks in {folder.resolve()}: expected the folder notebooks/ of the repository "
-            f"(git clone {_repository()}, then cd into it), or --notebooks FOLDER"
+            f"(git clone {repository_address()}, then cd into it), or --notebooks FOLDER"
         )
     chosen = [path for path in found if path.name.startswith(only or "")]
     if not chosen:
@@ -92,7 +93,7 @@ def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
     return chosen
 
 
-def _repository() -> str:
+def repository_address() -> str:
     """Return the address of the repository, as the installed package knows it."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for line in importlib.metadata.metadata("cifar-helpers").get_all("Project-URL") or []:

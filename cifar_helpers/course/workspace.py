@@ -24,6 +24,7 @@ from cifar_helpers.course._ownership import (
 from cifar_helpers.course.colab import colab_advice
 from cifar_helpers.course.profiles import profile_rank
 from cifar_helpers.models.networks import ModelConfig
+from cifar_helpers.course.verdicts import describe_judged
 from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import RunRecord
 from cifar_helpers.transfer import TransferConfig
@@ -156,7 +157,8 @@ class Workspace:
 def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:
     """Return where `notebook` writes, as `locate_workspace` does, and make the folders, with a marker in them.
 
-    The figures/ of the repository is published and gets no marker. On Colab it prints what to know there.
+    The figures/ of the repository is published and gets no marker. On Colab it prints what to know there. If the profile
+    cannot judge all hypotheses of the notebook on such data, a line says how many it can.
 
     Raises:
         ValueError: a folder of this name holds something, and this program did not make it.
@@ -167,6 +169,9 @@ def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[s
     if not is_project(workspace.root):
         claim_folder(workspace.figures)
     claim_folder(workspace.checkpoints)
+    judged = describe_judged([notebook], profile, workspace.data_source)
+    if judged and is_main_process():
+        print(judged)
     return workspace
 
 
