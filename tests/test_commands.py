@@ -76,9 +76,21 @@ def test_publishing_the_notebooks_of_the_repository_alone_rewrites_the_published
     assert written == [Path("notebooks")]
 
 
-def test_site_writes_below_build_and_says_where(project, capsys):
+def test_site_writes_below_build_and_says_where(project, monkeypatch, capsys):
+    pages = SimpleNamespace(write_site=lambda home, out: out.resolve() / "index.html")
+    monkeypatch.setitem(sys.modules, "cifar_helpers.course.site", pages)
+    assert main(["site"]) == 0
+    assert capsys.readouterr().out == f"{project / 'build' / 'site' / 'index.html'}\n"
+
+
+def test_site_says_what_it_lacks(project, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "cifar_helpers.course.site", raising=False)
+    monkeypatch.setitem(sys.modules, "latex2mathml.converter", None)
     assert main(["site"]) == 2
-    assert "expected the folder of the repository" in capsys.readouterr().err
+    said = (
+        "making web pages needs latex2mathml.converter, which is not installed: pip install 'cifar-helpers[notebooks]'"
+    )
+    assert said in capsys.readouterr().err
 
 
 def test_publish_leaves_a_notebook_alone_that_was_edited_while_it_ran(project, capsys):
