@@ -57,6 +57,7 @@ def test_the_report_is_one_page_with_everything_inside(out):
     for words in ("A line", "It rises &amp; rises.", "01_good · quick · cpu", "real data", "no &lt;class&gt;", "torch"):
         assert words in page
     assert page.count("data:image/png;base64,") == 1
+    assert "alt='A line. It rises &amp; rises.'" in page
     assert "src='data:" in page
     assert "Made from synthetic data" not in page
 
@@ -87,7 +88,8 @@ def test_the_report_begins_with_the_hypotheses_beside_what_the_published_noteboo
     assert (
         first
         < page.index("not judged")
-        < page.index(">failed: epoch 4 of 5, +5.3 points, n = 3<")
+        < page.index(">failed<")
+        < page.index(">epoch 4 of 5, +5.3 points, n = 3<")
         < page.index("Runs</h2>")
     )
     assert page.index("name='viewport'") < page.index("<h1>")

@@ -1463,6 +1463,7 @@ ROWS = {
     ],
     "course.captions": [
         ("a cell without a text", lambda p: captions.saved_figures(None), "source=None ... the source of a cell"),
+        ("a title that is none", lambda p: captions.as_sentence(3), "title=3 ... a text"),
     ],
     "course.pages": [
         ("a page without a title", lambda p: pages.make_page("", "x"), "title='' ... a text"),

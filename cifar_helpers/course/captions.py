@@ -9,7 +9,7 @@ from typing import Any
 from cifar_helpers._arguments import require
 from cifar_helpers.course._ownership import read_figure_facts
 
-__all__ = ["add_alt_texts", "saved_figures"]
+__all__ = ["add_alt_texts", "as_sentence", "saved_figures"]
 
 
 def saved_figures(source: str) -> dict[str, str]:
@@ -37,6 +37,16 @@ def saved_figures(source: str) -> dict[str, str]:
     return {}
 
 
+def as_sentence(title: str) -> str:
+    """Return a title with a full stop behind it, unless it ends in another mark or there is none.
+
+    Raises:
+        ValueError: `title` is no text.
+    """
+    require(isinstance(title, str), "title", title, "a text")
+    return title if title.endswith((".", "?", "!")) or not title else f"{title}."
+
+
 def _is_save(call: ast.Call) -> bool:
     return isinstance(call.func, ast.Attribute) and call.func.attr == "save_figure" and len(call.args) == 3
 
@@ -61,5 +71,5 @@ def add_alt_texts(cells: Iterable[Any], number: str = "", figures: Path | None =
         pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         for picture, (name, caption) in zip(pictures, saved_figures(cell["source"]).items(), strict=False):
             facts = read_figure_facts(figures / f"{number}_{name}.png") if figures else {}
-            text = f"{facts['title']}. {caption}" if facts.get("caption") == caption else caption
+            text = f"{as_sentence(facts['title'])} {caption}" if facts.get("caption") == caption else caption
             picture.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", text)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from cifar_helpers._arguments import require
 from cifar_helpers.course._ownership import GENERATOR
+from cifar_helpers.course.captions import as_sentence
 
 __all__ = ["figure_block", "make_page", "make_sections", "make_table"]
 
@@ -34,12 +35,16 @@ img { max-width: 100%; height: auto }
   align-items: start }
 figure { margin: 0 } figcaption { font-size: .9rem; max-width: 46rem }
 .held { color: #1b6b32; font-weight: 600 } .failed { color: #a31f1f; font-weight: 600 }
+.unjudged { white-space: nowrap }
 @media (max-width: 44rem) {
   .cards table, .cards tbody, .cards tr, .cards td { display: block } .cards tr:first-child { display: none }
   .cards tr { border-top: 2px solid #888; padding: .5rem 0 } .cards td { border: 0; padding: .1rem 0 }
   .cards td::before { content: attr(data-column) ": "; color: #595959; font-weight: normal }
 }
 """
+
+# Classes of the cells that say what became of a hypothesis.
+_OUTCOMES = {"held": "held", "failed": "failed", "not judged": "unjudged"}
 
 
 def make_page(title: str, body: str, nav: str = "", style: str = "") -> bytes:
@@ -79,12 +84,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric_fr
     lines = ["".join(_cell("th", text, mark) for text, mark in zip(columns, marks, strict=True))]
     for row in rows:
         cells = zip(row, marks, named, strict=True)
-        lines.append("".join(_cell("td", text, _OUTCOMES.get(text.partition(":")[0], m), c) for text, m, c in cells))
+        lines.append("".join(_cell("td", text, _OUTCOMES.get(text, mark), column) for text, mark, column in cells))
     return f"<div class='{kind}'><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table></div>"
-
-
-# What became of a hypothesis has its colour.
-_OUTCOMES = {"held": "held", "failed": "failed"}
 
 
 def _cell(tag: str, text: str, mark: str, column: str = "") -> str:
@@ -95,8 +96,7 @@ def _cell(tag: str, text: str, mark: str, column: str = "") -> str:
 
 def figure_block(png: bytes, title: str, caption: str, source: str, anchor: str) -> str:
     """Return a figure of HTML with the picture inside; its alternative text is title and caption."""
-    title = f"{title}." if title[-1:].isalnum() else title
-    title, caption, source, anchor = (html.escape(text) for text in (title, caption, source, anchor))
+    title, caption, source, anchor = (html.escape(text) for text in (as_sentence(title), caption, source, anchor))
     return (
         f"<figure id='{anchor}'><img alt='{title} {caption}' loading='lazy' "
         f"src='data:image/png;base64,{base64.b64encode(png).decode()}'>"

@@ -56,9 +56,9 @@ def _verdicts_table(executed: list[Path]) -> str:
     published = published_verdicts()
     rows = []
     for path in filter(Path.is_file, executed):
-        known = {row[0]: f"{row[1]}: {row[2]}" for row in published.get(path.stem, [])}
-        rows += [[path.stem, *row, known.get(row[0], "–")] for row in read_verdicts(path)]
-    columns = ["notebook", "hypothesis", "here", "measured here", "in the published notebook"]
+        known = {hypothesis: [outcome, found] for hypothesis, outcome, found in published.get(path.stem, [])}
+        rows += [[path.stem, *row, *known.get(row[0], ["–", "–"])] for row in read_verdicts(path)]
+    columns = ["notebook", "hypothesis", "here", "measured here", "published", "measured there"]
     if not rows:
         return "<p>No notebook came to its end.</p>"
     return count_outcomes([row[2] for row in rows]) + make_table(columns, rows, len(columns), "cards")
