@@ -35,7 +35,6 @@ import nbformat
 import torch
 from torch import nn
 from torchvision import datasets
-from tqdm import tqdm
 
 from cifar_helpers import _storage
 from cifar_helpers._hashing import hash_weights
@@ -277,7 +276,6 @@ def _die_at(name: str, call: int) -> None:
 
 def _work(job: Callable[[Path], None], folder: Path, death: tuple[str, int] | None, twin: str, ready: Any) -> None:
     torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kill would leave behind
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     _take_out(twin)
     ready.send(True)

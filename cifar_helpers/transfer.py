@@ -31,6 +31,7 @@ from cifar_helpers._arguments import (
     require_whole,
 )
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors
+from cifar_helpers._progress import ProgressLine
 from cifar_helpers._storage import CheckpointError, load_tensors, read_file, save_tensors
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.datasets import Split
@@ -600,9 +601,9 @@ def linear_probe(
 
     (x, y), (val_x, val_y) = ([t.detach().cpu().numpy() for t in pair] for pair in (train, val))
     probes = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=200)) for c in strengths}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ProgressLine("linear probe", len(probes)) as line:
         warnings.simplefilter("ignore", ConvergenceWarning)  # the accuracy has long converged then
-        return max((float(probe.fit(x, y).score(val_x, val_y)), c) for c, probe in probes.items())
+        return max((float(probe.fit(x, y).score(val_x, val_y)), c) for c, probe in line.over(probes.items()))
 
 
 def _check_features(name: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -17,7 +17,7 @@ LEVELS = (
     ("plots", "tables"),
     ("_contract", "_hashing", "_storage"),
     ("runtime",),
-    ("metrics", "statistics"),
+    ("_progress", "metrics", "statistics"),
     ("data",),
     ("models",),
     ("training",),

@@ -506,15 +506,6 @@ def test_a_last_batch_of_one_with_batchnorm_is_named_before_any_step(train):
     fit(tiny_net(batchnorm=False), train, small_batches()[1], dataclasses.replace(config, epochs=1))
 
 
-def test_a_bar_is_drawn_only_in_a_terminal(capsys, monkeypatch):
-    config = dataclasses.replace(TINY, epochs=1)
-    fit(tiny_net(), *small_batches(), config, name="plain")
-    assert "|" not in capsys.readouterr().out
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    fit(tiny_net(), *small_batches(), config, name="barred")
-    assert "0/4 [" in capsys.readouterr().out
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "float32"])
 def test_cuda_trains_in_every_format_and_resumes_with_the_same_bits(tmp_path, precision, monkeypatch):

@@ -23,8 +23,8 @@ from cifar_helpers.course._ownership import (
 )
 from cifar_helpers.course.colab import colab_advice
 from cifar_helpers.course.profiles import profile_rank
-from cifar_helpers.models.networks import ModelConfig
 from cifar_helpers.course.verdicts import describe_judged
+from cifar_helpers.models.networks import ModelConfig
 from cifar_helpers.runtime import is_main_process
 from cifar_helpers.training.records import RunRecord
 from cifar_helpers.transfer import TransferConfig

@@ -17,6 +17,7 @@ from cifar_helpers._contract import (
     check_pairs,
     naming_images,
 )
+from cifar_helpers._progress import ProgressLine, count_items
 from cifar_helpers.metrics import Sums
 from cifar_helpers.runtime import core_threads, count_processes, private_randomness
 from cifar_helpers.training._identity import name_of
@@ -87,8 +88,8 @@ def predict(model: nn.Module, batches: Iterable[Batch], tta: bool = False) -> tu
         ValueError: the batches are normalised otherwise than the model, a pretrained one, was trained with.
     """
     require_model(model)
-    scored = ((logits.float().cpu(), labels.cpu()) for logits, labels in _score(model, batches, tta))
-    with evaluating(model):
+    with evaluating(model), _count_batches(batches) as line:
+        scored = ((logits.float().cpu(), labels.cpu()) for logits, labels in _score(model, batches, tta, line))
         logits, labels = zip(*scored, strict=True)
     return torch.cat(logits), torch.cat(labels)
 
@@ -111,15 +112,22 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], tta: bool = False, loss
         return metrics.sums(logits, labels)
     require_loss(loss)
     loss_sum, correct, count = 0.0, 0, 0
-    with evaluating(model):
-        for logits, labels in _score(model, batches, tta):
+    with evaluating(model), _count_batches(batches) as line:
+        for logits, labels in _score(model, batches, tta, line):
             loss_sum += mean_loss(loss, logits.float(), labels).item() * len(labels)
             correct += int(metrics.count_correct(logits, labels))
             count += len(labels)
     return Sums(loss_sum, correct, count)
 
 
-def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Batch]:
+def _count_batches(batches: Iterable[Batch]) -> ProgressLine:
+    """Return what counts the batches, as they are served for evaluation."""
+    size, images = (getattr(batches, name, None) for name in ("eval_batch_size", "num_images"))
+    count = -(-images // size) if size and images else count_items(batches)
+    return ProgressLine(f"evaluating {getattr(batches, 'split', '')} batch", count)
+
+
+def _score(model: nn.Module, batches: Iterable[Batch], tta: bool, line: ProgressLine) -> Iterator[Batch]:
     """Yield logits and labels of each batch, on the device of the model."""
     require_flag("tta", tta)
     check_batches("batches", batches)
@@ -127,7 +135,8 @@ def _score(model: nn.Module, batches: Iterable[Batch], tta: bool) -> Iterator[Ba
     parameter = next(model.parameters(), None)
     served = check_pairs(batches.ordered() if isinstance(batches, Ordered) else batches)
     forward = None
-    for images, labels in served if parameter is None else on_device(served, parameter.device):
+    counted = line.over(served)
+    for images, labels in counted if parameter is None else on_device(counted, parameter.device):
         with naming_images(model, images):
             forward = forward or _spread(model, images)
             logits = (forward(images) + forward(images.flip(-1))) / 2 if tta else forward(images)

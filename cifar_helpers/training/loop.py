@@ -5,7 +5,6 @@ Nothing here knows where images come from: batches are any iterable of (images, 
 
 import itertools
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from cifar_helpers import metrics
 from cifar_helpers._arguments import (
@@ -29,6 +27,7 @@ from cifar_helpers._arguments import (
 )
 from cifar_helpers._contract import Batch, check_batches, check_logits, check_pairs, naming_images
 from cifar_helpers._hashing import SHORT, hash_json, hash_tensors, hash_weights
+from cifar_helpers._progress import ProgressLine, count_items, hide
 from cifar_helpers._storage import CheckpointError, require_writable
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.metrics import Sums
@@ -114,8 +113,8 @@ def train_epoch(
     if after_step is not None:
         require_function("after_step", after_step)
     require(isinstance(lrs, Iterable), "lrs", lrs, "the rate of each step: itertools.repeat(0.1)")
-    with put_back_if_diverged(model):
-        return _train_epoch(model, batches, optimizer, loss, lrs, dtype, scaler, after_step)
+    with put_back_if_diverged(model), ProgressLine("step", count_items(batches)) as counted:
+        return _train_epoch(model, counted.over(batches), optimizer, loss, lrs, dtype, scaler, after_step)
 
 
 def _train_epoch(
@@ -269,12 +268,16 @@ def fit(
         if path is not None and not finished and is_main_process():
             require_writable(path)
         over = watching.on_fit_start(run.history, model) or finished
-        while len(run.history) < plan.epochs and not over:
-            record = run.train_one_epoch()
-            run.save(finished=len(run.history) == plan.epochs)
-            if verbose:
-                _say(_epoch_line(name, run.history, plan.epochs))
-            over = watching.on_epoch_end(record, run.evaluated)
+        with ProgressLine(f"{name}, epoch", plan.epochs, done=len(run.history)) as epochs:
+            while len(run.history) < plan.epochs and not over:
+                record = run.train_one_epoch()
+                run.save(finished=len(run.history) == plan.epochs)
+                epochs.advance()
+                if verbose:
+                    _say(_epoch_line(name, run.history, plan.epochs))
+                if callbacks:  # they may print
+                    hide()
+                over = watching.on_epoch_end(record, run.evaluated)
         if not finished and len(run.history) < plan.epochs:
             run.save(finished=True)
     load_plain_state(model, best.weights)
@@ -352,16 +355,17 @@ class _Run:
         evaluated = plan.share(self.evaluated)
         seed_everything(plan.seed_of(epoch))  # also what a reader's Dataset draws with NumPy or random
         with Timer(plan.device) as timer, computing_on(plan.cores):
-            trained = _train_epoch(
-                plan.forward,
-                _show_bar(plan.serve(epoch), plan.steps(epoch), self.name),
-                plan.optimizer,
-                plan.loss,
-                lrs,
-                plan.dtype,
-                plan.scaler,
-                self._after_step,
-            )
+            with ProgressLine("step", plan.steps(epoch)) as steps:
+                trained = _train_epoch(
+                    plan.forward,
+                    steps.over(plan.serve(epoch)),
+                    plan.optimizer,
+                    plan.loss,
+                    lrs,
+                    plan.dtype,
+                    plan.scaler,
+                    self._after_step,
+                )
             validated = evaluate(evaluated, plan.serve_val(), loss=plan.val_loss)
         self._require_finite(validated)
         return EpochRecord(
@@ -515,17 +519,11 @@ def _say(line: str) -> None:
     """Print a line at once; of several processes the first one does."""
     if not is_main_process():
         return
+    hide()
     try:
         print(line, flush=True)
     except UnicodeEncodeError:  # a pipe in an encoding without · must not end a training
         print(line.encode("ascii", "replace").decode(), flush=True)
-
-
-def _show_bar(batches: Iterable[Batch], steps: int, name: str) -> Iterable[Batch]:
-    """Return the batches, behind a progress bar where a person watches a terminal."""
-    return tqdm(
-        batches, name, steps, leave=False, disable=not (sys.stdout.isatty() and is_main_process()), file=sys.stdout
-    )
 
 
 def _epoch_line(name: str, history: Sequence[EpochRecord], epochs: int) -> str:
@@ -576,18 +574,20 @@ def sweep(
     require(checkpoint is None or callable(checkpoint), "checkpoint", checkpoint, function)
     seeds = _as_seeds(seeds)
     records: dict[str, list[RunRecord | None]] = {name: [] for name in configs}
-    for (name, config), seed in itertools.product(configs.items(), seeds):
-        label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
-        path = checkpoint and checkpoint(label)
-        model = build(name, seeded)
-        try:
-            found = fit(model, train, val, seeded, name=label, checkpoint=path, device=device, verbose=False)
-        except TrainingDiverged as error:
-            records[name].append(None)
-            _say(f"{label}: {error}")
-        else:
-            records[name].append(found)
-            _say(str(found))
+    asked = list(itertools.product(configs.items(), seeds))
+    with ProgressLine("run", len(asked)) as runs:
+        for (name, config), seed in runs.over(asked):
+            label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
+            path = checkpoint and checkpoint(label)
+            model = build(name, seeded)
+            try:
+                found = fit(model, train, val, seeded, name=label, checkpoint=path, device=device, verbose=False)
+            except TrainingDiverged as error:
+                records[name].append(None)
+                _say(f"{label}: {error}")
+            else:
+                records[name].append(found)
+                _say(str(found))
     return records
 
 
