@@ -157,8 +157,8 @@ class Workspace:
 def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:
     """Return where `notebook` writes, as `locate_workspace` does, and make the folders, with a marker in them.
 
-    The figures/ of the repository is published and gets no marker. On Colab it prints what to know there. If the profile
-    cannot judge all hypotheses of the notebook on such data, a line says how many it can.
+    The figures/ of the repository is published and gets no marker. On Colab it prints what to know there. If the
+    profile cannot judge all hypotheses of the notebook on such data, a line says how many it can.
 
     Raises:
         ValueError: a folder of this name holds something, and this program did not make it.
