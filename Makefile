@@ -6,10 +6,14 @@ CONSTRAINTS ?=
 PARALLEL ?= -n auto --dist loadfile
 BIN := .venv/bin
 
-.PHONY: run test site colab-test faults bench install publish lint types address clean
+.PHONY: run lab test site browser-test colab-test faults bench install publish lint types address clean
 
 run: install
 	$(BIN)/python -m cifar_helpers run --profile $(PROFILE)
+
+# JupyterLab on copies of the notebooks below build/lab, so that git stays clean: make lab PROFILE=laptop
+lab: install
+	$(BIN)/python -m cifar_helpers lab --profile $(PROFILE)
 
 test: install
 	$(BIN)/pytest $(PARALLEL)
@@ -34,6 +38,11 @@ $(COLAB)/venv/installed: constraints/colab.txt
 site: install
 	$(BIN)/python -m cifar_helpers site
 
+# JupyterLab in a browser: every notebook is run and looked at; screenshots in build/browser. Wants Debian's chromium.
+browser-test: install
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[browser]' || exit 1
+	$(BIN)/pytest -m browser -p no:xdist tests/test_browser.py
+
 # Some five minutes of one core: processes are killed at every moment, and nothing may be lost.
 faults: install
 	$(BIN)/python benchmarks/faults.py --json benchmarks/results/faults.json
@@ -41,7 +50,7 @@ faults: install
 # First the runs of which every notebook and the README speak; what is trained already is loaded.
 publish: PUBLISHED = $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
 publish: install
-	$(BIN)/python -m cifar_helpers train chain --data real $(PUBLISHED)
+	CIFAR_OUT=. $(BIN)/python -m cifar_helpers train chain --data real $(PUBLISHED)
 	$(BIN)/python -m cifar_helpers publish $(PUBLISHED)
 	$(BIN)/python -m cifar_helpers report
 

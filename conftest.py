@@ -79,6 +79,8 @@ def pytest_collection_modifyitems(config, items) -> None:
         lacking["cuda"] = "no CUDA device"
     if "slow" not in config.option.markexpr:
         lacking["slow"] = "takes minutes: pytest -m slow"
+    if "browser" not in config.option.markexpr:
+        lacking["browser"] = "opens JupyterLab in a browser, some minutes: make browser-test"
     for item in items:
         for name, reason in lacking.items():
             if item.get_closest_marker(name):

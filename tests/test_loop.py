@@ -565,6 +565,21 @@ def test_a_run_of_a_sweep_that_diverges_is_none_and_the_others_go_on(capsys):
     assert "not finite" in capsys.readouterr().out
 
 
+def test_a_line_of_a_sweep_says_which_of_how_many_runs_it_is_and_of_which_data(capsys):
+    def lines(configs, **others):
+        sweep(configs, sweep_nets, *small_batches(), **others)
+        return [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()]
+
+    grid = {"a": TINY, "b": dataclasses.replace(TINY, lr=1e38)}  # the second diverges
+    assert lines(grid, title="CIFAR-100", seeds=iter((0, 3))) == [
+        "CIFAR-100 · 1 of 4 · a, seed 0",
+        "CIFAR-100 · 2 of 4 · a, seed 3",
+        "CIFAR-100 · 3 of 4 · b, seed 0",
+        "CIFAR-100 · 4 of 4 · b, seed 3",
+    ]
+    assert lines({"a": TINY}) == ["a, seed 0"]
+
+
 def test_a_sweep_of_unequal_budgets_is_refused():
     configs = {"short": TINY, "long": dataclasses.replace(TINY, epochs=9)}
     with pytest.raises(ValueError, match="equal budgets"):

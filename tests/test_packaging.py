@@ -253,7 +253,7 @@ def test_the_wheel_says_what_it_is(wheel):
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Author"] == "the cifar_helpers authors"
     assert {line.split(", ")[0] for line in metadata.get_all("Project-URL")} == {"Changelog", "Issues", "Repository"}
-    assert set(metadata.get_all("Provides-Extra")) == {"dev", "imagenet", "notebooks", "timm"}
+    assert set(metadata.get_all("Provides-Extra")) == {"browser", "dev", "imagenet", "notebooks", "timm"}
     plain = {Requirement(line).name for line in metadata.get_all("Requires-Dist") if "extra ==" not in line}
     assert plain == {requirement.name for requirement in RUNTIME}
 

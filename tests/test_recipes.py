@@ -72,7 +72,7 @@ def test_an_experiment_is_changed_in_its_network_and_its_training():
         BASELINE.change(model="cnnn")
 
 
-def test_a_sweep_builds_the_network_of_each_experiment_with_the_seed_of_the_run(dataset):
+def test_a_sweep_builds_the_network_of_each_experiment_with_the_seed_of_the_run(dataset, capsys):
     device = torch.device("cpu")
     train, val = make_batches(dataset.train, dataset.val, device)
     tiny = BASELINE.change(max_steps=2, epochs=1, batch_size=32)
@@ -83,7 +83,8 @@ def test_a_sweep_builds_the_network_of_each_experiment_with_the_seed_of_the_run(
         return build_model(experiment.model, train, experiment.training.seed)
 
     experiments = {"mlp": tiny, "linear": tiny.change(model="linear")}
-    runs = sweep_experiments(experiments, build, train, val, seeds=seeds, device=device)
+    runs = sweep_experiments(experiments, build, train, val, seeds=seeds, device=device, title="CIFAR-10")
+    assert "CIFAR-10 · 4 of 4 · linear, seed 4: " in capsys.readouterr().out
     assert asked == [(name, seed) for name in ("mlp", "linear") for seed in seeds]
     assert [run.model["name"] for run in runs["linear"]] == ["linear"] * 2
     assert [run.config["seed"] for run in runs["mlp"]] == [3, 4]

@@ -236,10 +236,28 @@ def test_kept_logits_never_overwrite_a_file_of_yours(workspace, content):
 # --- where everything goes ---
 
 
-def test_without_cifar_out_real_data_writes_figures_and_synthetic_data_build(home):
-    assert open_workspace("01_x", "laptop", "cpu", ["real"]).figures == home / "figures"
-    assert open_workspace("01_x", "laptop", "cpu", ["synthetic"]).figures == home / "build" / "figures"
-    assert open_workspace("01_x", "full", "cpu", ["real", "synthetic"]).figures == home / "build" / "figures"
+@pytest.mark.parametrize("sources", [["real"], ["synthetic"], ["real", "synthetic"]])
+def test_without_cifar_out_everything_goes_below_build_lab(home, figure, sources):
+    """Git ignores build/, so a reader's run leaves it clean; `run`, which clears build/figures, leaves it alone."""
+    here = open_workspace("01_x", "full", "cpu", sources)
+    here.save_figure(figure, "a", "")
+    here.log_run(RECORD, "cifar10")
+    here.save_logits(RECORD, torch.ones(2, 2), {"weights": "w"})
+    save_tensors(here.checkpoint("cnn"), {"0.weight": torch.ones(2)}, {})
+    written = {path.relative_to(home / "build" / "lab").as_posix() for path in written_below(home)}
+    assert written >= {"figures/01_a.png", "figures/runs.jsonl", "figures/logits/cnn-val.safetensors"}
+    assert any(path.endswith("/cnn.safetensors") for path in written)
+
+
+def written_below(project: Path) -> set[Path]:
+    """Return the files below a folder that `make_project` made, but for that which makes it one."""
+    return {path for path in project.rglob("*") if path.is_file()} - {project / "pyproject.toml"}
+
+
+def test_publishing_writes_the_figures_of_the_repository_with_real_data_alone(home, monkeypatch):
+    monkeypatch.setenv("CIFAR_OUT", str(home))
+    here = open_workspace("01_x", "laptop", "cpu", ["real"])
+    assert (here.figures, here.checkpoints) == (home / "figures", home / "build" / "checkpoints")
 
 
 def test_synthetic_data_cannot_be_told_to_write_into_the_published_figures(home, monkeypatch):
@@ -247,14 +265,14 @@ def test_synthetic_data_cannot_be_told_to_write_into_the_published_figures(home,
     assert open_workspace("01_x", "laptop", "cpu", ["synthetic"]).figures == home / "build" / "figures"
 
 
-def test_checkpoints_lie_in_build_apart_by_notebook_source_and_profile(home):
+def test_checkpoints_lie_below_build_apart_by_notebook_source_and_profile(home):
     paths = {
         open_workspace("01_x", profile, "cpu", [source]).checkpoint("linear-0.5")
         for profile in ("quick", "laptop")
         for source in ("real", "synthetic")
     }
     assert len(paths) == 4
-    assert all(path.is_relative_to(home / "build" / "checkpoints" / "01_x") for path in paths)
+    assert all(path.is_relative_to(home / "build" / "lab" / "checkpoints" / "01_x") for path in paths)
     assert {path.name for path in paths} == {"linear-0.5.safetensors"}
 
 
@@ -267,8 +285,7 @@ def test_home_is_the_project_around_the_package_else_the_current_folder(tmp_path
     monkeypatch.setattr(module, "__file__", str(installed))
     assert home_folder() == tmp_path
     monkeypatch.delenv("CIFAR_OUT", raising=False)
-    assert locate_workspace("01_x", "quick", "cpu", ["real"]).figures == tmp_path / "figures"
-    assert locate_workspace("01_x", "quick", "cpu", ["synthetic"]).figures == tmp_path / "build" / "figures"
+    assert locate_workspace("01_x", "quick", "cpu", ["real"]).figures == tmp_path / "build" / "lab" / "figures"
 
 
 def test_a_package_without_its_project_publishes_into_the_repository_all_the_same(tmp_path, monkeypatch):
@@ -283,6 +300,7 @@ def test_a_package_without_its_project_publishes_into_the_repository_all_the_sam
 def test_folders_are_made_with_a_marker_but_the_published_figures_have_none(home, tmp_path, monkeypatch):
     (home / "figures").mkdir()
     (home / "figures" / "runs.jsonl").touch()
+    monkeypatch.setenv("CIFAR_OUT", str(home))
     here = open_workspace("01_x", "laptop", "cpu", ["real"])
     assert not (here.figures / MARKER).exists()
     assert (here.checkpoints / MARKER).exists()

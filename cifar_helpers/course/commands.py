@@ -1,4 +1,4 @@
-"""The command line, `python -m cifar_helpers {run,publish,train,report,site,data,doctor}`: it wires modules."""
+"""The command line, `python -m cifar_helpers {run,lab,publish,train,report,site,data,doctor}`: it wires modules."""
 
 import argparse
 import importlib
@@ -12,6 +12,7 @@ from types import ModuleType
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.course._ownership import is_project, require_own_folder
+from cifar_helpers.course.lab import copy_notebooks, open_lab, require_lab
 from cifar_helpers.course.minutes import expect, recipe_work
 from cifar_helpers.course.notebooks import (
     NotebookResult,
@@ -28,7 +29,7 @@ from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, train_re
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.results import RESULTS, SPEED, draw_ladder, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.verdicts import describe_judged, write_published
-from cifar_helpers.course.workspace import home_folder, locate_workspace, open_workspace
+from cifar_helpers.course.workspace import LAB, home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
 from cifar_helpers.data.download import SOURCES, DataError
 from cifar_helpers.runtime import (
@@ -75,24 +76,33 @@ def _make_parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="execute the notebooks into a folder and write report.html there")
     run.set_defaults(command=_run_command)
     run.add_argument("--out", type=Path, default=Path("build"), help="folder to write to (default: build)")
+
+    lab = commands.add_parser("lab", help="open JupyterLab on copies of the notebooks; the repository stays as it is")
+    lab.set_defaults(command=_lab_command)
+    lab.add_argument("--out", type=Path, default=LAB, help=f"folder of the copies and their figures (default: {LAB})")
+    lab.add_argument("options", nargs="*", help="for JupyterLab, after two dashes: -- --no-browser --port 8889")
+
     profile = os.environ.get("CIFAR_PROFILE") or "quick"
-    run.add_argument("--profile", default=profile, help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)")
+    for command in (run, lab):
+        command.add_argument(
+            "--profile", default=profile, help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)"
+        )
 
     publish = commands.add_parser("publish", help="execute the notebooks in place and rewrite figures/")
     publish.set_defaults(command=_publish_command)
     publish.add_argument("--profile", help="default: full with CUDA, laptop without")
 
-    train = commands.add_parser("train", help="train a step of the recipe, into the run log and figures/logits")
+    train = commands.add_parser("train", help="train a step of the recipe, below build/lab")
     train.set_defaults(command=_train_command)
     train.add_argument("name", help=f"{', '.join(RECIPES)}; chain: {', '.join(CHAIN)}, on both data sets")
     train.add_argument("--dataset", help="cifar10 or cifar100 (default: cifar10; of the chain, both)")
     train.add_argument("--seed", type=int, default=0, help="of weights, order and augmentations (default: 0)")
     train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
 
-    for command in (run, publish, train):
+    for command in (run, lab, publish, train):
         command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
 
-    for command in (run, publish):
+    for command in (run, lab, publish):
         command.add_argument("--only", help="number of a single notebook, such as 01")
         command.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="their folder")
 
@@ -144,6 +154,17 @@ def _run_command(args: argparse.Namespace) -> int:
             return _say_interrupted()
         progress.note("over")
     return int(any(result.error for result in results))
+
+
+def _lab_command(args: argparse.Namespace) -> int:
+    chosen = find_notebooks(args.notebooks, args.only)
+    require_lab()
+    environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
+    copies = args.out / "notebooks"
+    for kept in copy_notebooks(find_notebooks(args.notebooks), copies):
+        print(f"{kept} was changed by you and stays; the course has a newer one: rename yours to get it")
+    print(f"{args.profile} profile; your copies of the notebooks: {copies.resolve()}", flush=True)
+    return open_lab(copies / chosen[0].name if args.only else copies, environment, args.options)
 
 
 def _publish_command(args: argparse.Namespace) -> int:

@@ -203,11 +203,13 @@ def sweep_experiments(
     seeds: Iterable[int] = (0,),
     checkpoint: Callable[[str], Path] | None = None,
     device: str | torch.device | None = None,
+    title: str = "",
 ) -> dict[str, list[RunRecord | None]]:
     """Fit every experiment with every seed on equal budgets, as `training.sweep` does, and return the records by name.
 
     Args:
         build: an experiment to its network; `training.seed` is one of `seeds` then.
+        title: what every printed line begins with, such as the name of the data set.
 
     Raises:
         ValueError: the budgets differ; nothing was trained.
@@ -217,7 +219,7 @@ def sweep_experiments(
         return build(replace(experiments[name], training=training))
 
     trainings = {name: experiment.training for name, experiment in experiments.items()}
-    return sweep(trainings, build_one, train, val, seeds=seeds, checkpoint=checkpoint, device=device)
+    return sweep(trainings, build_one, train, val, seeds=seeds, checkpoint=checkpoint, device=device, title=title)
 
 
 def train_recipe(

@@ -60,7 +60,8 @@ def _find_chain(workspace: Workspace) -> dict[str, dict[str, dict[str, Any]]]:
     found = {dataset: find_runs(dataset, workspace) for dataset in SOURCES}
     for dataset, step in itertools.product(SOURCES, CHAIN):
         if step not in found[dataset]:
-            raise ValueError(f"the run log has no run of {step!r} on {dataset}: python -m cifar_helpers train {step}")
+            advice = f"CIFAR_OUT=. python -m cifar_helpers train {step}, or make publish"
+            raise ValueError(f"{workspace.run_log} has no run of {step!r} on {dataset}: {advice}")
     return found
 
 

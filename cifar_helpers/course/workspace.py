@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "LAB",
     "Workspace",
     "home_folder",
     "kept_path",
@@ -43,6 +44,9 @@ __all__ = [
     "read_figure",
     "read_kept",
 ]
+
+# Below the home folder: what a reader's own runs leave, and the copies of the notebooks that `lab` opens.
+LAB = Path("build") / "lab"
 
 _PROVENANCE = ("notebook", "profile", "device", "data_source")
 
@@ -176,7 +180,9 @@ def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[s
 
 
 def locate_workspace(notebook: str, profile: str, device: str, sources: Iterable[str]) -> Workspace:
-    """Return where `notebook` writes: below CIFAR_OUT; else the home folder, or its `build` for synthetic data.
+    """Return where `notebook` writes: below CIFAR_OUT, else below build/lab in the home folder.
+
+    With CIFAR_OUT set to the repository, as publishing sets it, real data write its figures/, and all else its build/.
 
     Args:
         sources: of all data sets in use; a synthetic one among them makes the whole workspace synthetic.
@@ -188,9 +194,8 @@ def locate_workspace(notebook: str, profile: str, device: str, sources: Iterable
     known = bool(found) and found <= {"real", "synthetic"}
     require(known, "sources", sources, "several, each real or synthetic: {dataset.source for dataset in …}")
     data_source = "real" if found == {"real"} else "synthetic"
-    home = home_folder().resolve()
-    root = Path(os.environ.get("CIFAR_OUT") or home).resolve()
-    inner = root / "build" if root == home or is_project(root) else root
+    root = Path(os.environ.get("CIFAR_OUT") or home_folder() / LAB).resolve()
+    inner = root / "build" if is_project(root) else root
     published = root if data_source == "real" else inner
     return Workspace(notebook, profile, device, data_source, published, inner / "checkpoints")
 

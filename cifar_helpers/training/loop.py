@@ -548,15 +548,17 @@ def sweep(
     seeds: Iterable[int] = (0,),
     checkpoint: Callable[[str], str | Path] | None = None,
     device: str | torch.device | None = None,
+    title: str = "",
 ) -> dict[str, list[RunRecord | None]]:
     """Fit every configuration with every seed on equal budgets, and return the records by name; None: it diverged.
 
-    Prints one line per run.
+    Prints one line per run, with its place among them: "3 of 24 · adam, seed 0: …".
 
     Args:
         configs: names to configurations of the same epochs, max_steps and patience.
         build: a name and its configuration, whose `seed` is one of `seeds`, to the network.
         checkpoint: the name of a run to the path of its checkpoint; a killed sweep then resumes.
+        title: what every line begins with, such as the name of the data set, where several sweeps have equal names.
 
     Raises:
         ValueError: the budgets differ, or an argument is of another kind; nothing was trained.
@@ -576,7 +578,9 @@ def sweep(
     records: dict[str, list[RunRecord | None]] = {name: [] for name in configs}
     asked = list(itertools.product(configs.items(), seeds))
     with ProgressLine("run", len(asked)) as runs:
-        for (name, config), seed in runs.over(asked):
+        for number, ((name, config), seed) in enumerate(runs.over(asked), 1):
+            count = f"{number} of {len(asked)}" if len(asked) > 1 else ""
+            place = "".join(f"{part} · " for part in (title, count) if part)
             label, seeded = f"{name}, seed {seed}", replace(config, seed=seed)
             path = checkpoint and checkpoint(label)
             model = build(name, seeded)
@@ -584,10 +588,10 @@ def sweep(
                 found = fit(model, train, val, seeded, name=label, checkpoint=path, device=device, verbose=False)
             except TrainingDiverged as error:
                 records[name].append(None)
-                _say(f"{label}: {error}")
+                _say(f"{place}{label}: {error}")
             else:
                 records[name].append(found)
-                _say(str(found))
+                _say(f"{place}{found}")
     return records
 
 

@@ -1,0 +1,210 @@
+"""JupyterLab in a browser: every notebook, *Run All Cells* in the quick profile, looked at as a reader sees it.
+
+    make browser-test                       (all eight, some minutes)
+    pytest -m browser -k 06                 (one)
+
+Screenshots of all of it go to build/browser/, in the light and in the dark theme. `CIFAR_DATA=synthetic` needs no data.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip(
+    "playwright.sync_api",
+    reason="opens a browser: make browser-test, or pip install '.[browser]' and pytest -m browser",
+)
+pytestmark = pytest.mark.browser
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = ROOT / "build" / "browser"
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+SECONDS = 1800  # for one notebook; a busy machine takes some times as long as a quiet one
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # else the one that Playwright fetches itself
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+WIDTH, HEIGHT = 1280, 1600  # of a laptop's window, and as much at once as a screenshot may well show
+BADGE = "https://colab.research.google.com/assets/colab-badge.svg"  # the one thing that a notebook asks of the internet
+
+# What a person would choose in the menus: all cells are in the page, wherever it is scrolled to, and no news.
+SETTINGS = {
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+
+WIDGET = "window.jupyterapp?.shell.currentWidget"
+
+# Of the notebook in sight: prompts of its code cells, and what is wrong with what they and the prose show.
+LOOK = """() => {
+  const notebook = document.querySelector('.jp-Notebook');
+  const all = (selector) => [...notebook.querySelectorAll(selector)];
+  const say = (element) => element.textContent.trim().slice(0, 300);
+  const letter = (pre) => {
+    const probe = pre.appendChild(document.createElement('span'));
+    probe.textContent = 'x'.repeat(100);
+    const width = probe.getBoundingClientRect().width / 100;
+    probe.remove();
+    return width;
+  };
+  const mime = (name) => all(`[data-mime-type="application/vnd.jupyter.${name}"]`).map(say);
+  const prose = '.jp-RenderedHTMLCommon';
+  const text = all(`.jp-RenderedText, ${prose}, ${prose} table, ${prose} pre`);
+  return {
+    prompts: all('.jp-CodeCell .jp-InputPrompt').map(say),
+    errors: mime('error'),
+    stderr: mime('stderr'),
+    pictures: all('img').length,
+    unseen: all('img').filter((img) => !img.complete || !img.naturalWidth).map((img) => img.src.slice(0, 100)),
+    wrapped: all('.jp-RenderedText pre').flatMap((pre) => {
+      const columns = pre.clientWidth / letter(pre);
+      return pre.textContent.split('\\n').filter((line) => line.length > columns);
+    }),
+    wide: text.filter((element) => element.scrollWidth > element.clientWidth + 1).map(say),
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Start JupyterLab as a reader does, copies and settings in a temporary folder; yield its address and token."""
+    home = tmp_path_factory.mktemp("lab")
+    for name, values in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    folders = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+               "JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime"}  # fmt: skip
+    environment = os.environ | {name: str(home / folder) for name, folder in folders.items()}
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "cifar_helpers", "lab", "--out", home / "lab", "--notebooks", ROOT / "notebooks"]
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--LabApp.expose_app_in_browser=True"]
+    with (SHOTS / "jupyterlab.log").open("w") as log:
+        process = subprocess.Popen([*command, "--", *options], env=environment, stdout=log, stderr=log)
+        try:
+            server = wait_for_server(home / "runtime", process)
+            yield server
+            shut_down = urllib.request.Request(f"{server['url']}api/shutdown", method="POST", data=b"")
+            shut_down.add_header("Authorization", f"token {server['token']}")
+            urllib.request.urlopen(shut_down, timeout=30)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def wait_for_server(runtime: Path, process: subprocess.Popen) -> dict:
+    """Return address and token of a server, which it writes into its folder once it listens."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in runtime.glob("jpserver-*.json"):
+            return json.loads(path.read_text())
+        time.sleep(0.5)
+    pytest.fail(f"JupyterLab did not start: {(SHOTS / 'jupyterlab.log').read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        except sync_api.Error as error:
+            pytest.fail(f"no browser: apt-get install chromium, or python -m playwright install chromium ({error})")
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """Return an empty page that asks nothing of the internet, and notes in `page.faults` what it complains of."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.faults = []
+    page.on("console", lambda message: note_fault(page, message))
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.route(lambda url: "//127.0.0.1" not in url and "//localhost" not in url, lambda route: stay_here(page, route))
+    yield page
+    page.close()
+
+
+def note_fault(page, message) -> None:
+    """Note an error on the console, but for the one of JupyterLab itself, which looks for language servers."""
+    where = message.location.get("url", "")
+    if message.type == "error" and "/lsp/status" not in where:
+        page.faults.append(f"{message.text} ({where})")
+
+
+def stay_here(page, route) -> None:
+    """Answer for the internet: with a picture instead of the badge; anything else is a fault."""
+    if route.request.url == BADGE:
+        route.fulfill(
+            content_type="image/svg+xml", body="<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"
+        )
+    else:
+        page.faults.append(f"asks for {route.request.url}")
+        route.abort()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_run_all_cells(lab, page, notebook):
+    before = git_status()
+    page.goto(f"{lab['url']}lab/workspaces/{notebook}/tree/{notebook}.ipynb?token={lab['token']}")
+    page.wait_for_function(
+        f"() => {WIDGET}?.context?.sessionContext.session?.kernel?.status == 'idle'", timeout=120_000
+    )
+    command(page, "notebook:run-all-cells")
+    seen = wait_until_idle(page)
+    command(page, "docmanager:save")
+    for theme in ("Light", "Dark"):
+        command(page, "apputils:change-theme", {"theme": f"JupyterLab {theme}"})
+        take_screenshots(page, f"{notebook}-{theme.lower()}")
+    (SHOTS / f"{notebook}.json").write_text(json.dumps(seen | {"faults": page.faults}, indent=1))
+    assert (seen["errors"], seen["stderr"]) == ([], [])
+    assert seen["prompts"] == [f"[{number}]:" for number in range(1, len(seen["prompts"]) + 1)]
+    assert seen["pictures"] > 2
+    assert (seen["unseen"], seen["wide"], page.faults) == ([], [], [])
+    assert git_status() == before
+
+
+def git_status() -> str:
+    done = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def command(page, name: str, arguments: dict | None = None) -> None:
+    """Do what an entry of JupyterLab's menus does, and do not wait for its end."""
+    page.evaluate(
+        "([name, arguments]) => { window.jupyterapp.commands.execute(name, arguments); }", [name, arguments or {}]
+    )
+
+
+def wait_until_idle(page) -> dict:
+    """Return what `LOOK` sees once no cell waits or runs any more; cells behind one that fails do neither."""
+    page.wait_for_function(f"() => ({LOOK})().prompts.includes('[*]:')", timeout=60_000)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        seen = page.evaluate(LOOK)
+        if "[*]:" not in seen["prompts"]:
+            page.wait_for_timeout(1000)  # the last output is drawn
+            return page.evaluate(LOOK)
+        page.wait_for_timeout(2000)
+    pytest.fail(f"not done after {SECONDS} s: cell {seen['prompts'].index('[*]:') + 1} runs")
+
+
+def take_screenshots(page, name: str) -> None:
+    """Photograph the notebook, a screenful at a time."""
+    for old in SHOTS.glob(f"{name}-*.png"):
+        old.unlink()
+    page.wait_for_timeout(500)
+    box = page.locator(".jp-WindowedPanel-outer").first
+    height, screen = box.evaluate("box => [box.scrollHeight, box.clientHeight]")
+    for number, top in enumerate(range(0, height, screen), 1):
+        box.evaluate("(box, top) => box.scrollTo(0, top)", top)
+        page.wait_for_timeout(100)
+        page.screenshot(path=SHOTS / f"{name}-{number:02d}.png")
