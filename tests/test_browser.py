@@ -15,6 +15,8 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
+import psutil
 import pytest
 
 sync_api = pytest.importorskip(
@@ -90,12 +92,14 @@ def lab(tmp_path_factory):
         process = subprocess.Popen([*command, "--", *options], env=environment, stdout=log, stderr=log)
         try:
             server = wait_for_server(home / "runtime", process)
-            yield server
+            yield server | {"folder": home / "lab" / "notebooks"}
             shut_down = urllib.request.Request(f"{server['url']}api/shutdown", method="POST", data=b"")
             shut_down.add_header("Authorization", f"token {server['token']}")
             urllib.request.urlopen(shut_down, timeout=30)
             assert process.wait(60) == 0
         finally:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
+                child.kill()
             process.kill()
 
 
@@ -130,6 +134,7 @@ def page(browser):
     page.on("pageerror", lambda error: page.faults.append(str(error)))
     page.route(lambda url: "//127.0.0.1" not in url and "//localhost" not in url, lambda route: stay_here(page, route))
     yield page
+    page.evaluate("() => window.jupyterapp?.serviceManager.sessions.shutdownAll()")  # a kernel holds a gigabyte
     page.close()
 
 
@@ -154,12 +159,7 @@ def stay_here(page, route) -> None:
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_run_all_cells(lab, page, notebook):
     before = git_status()
-    page.goto(f"{lab['url']}lab/workspaces/{notebook}/tree/{notebook}.ipynb?token={lab['token']}")
-    page.wait_for_function(
-        f"() => {WIDGET}?.context?.sessionContext.session?.kernel?.status == 'idle'", timeout=120_000
-    )
-    command(page, "notebook:run-all-cells")
-    seen = wait_until_idle(page)
+    seen = run_all_cells(page, lab, notebook)
     command(page, "docmanager:save")
     for theme in ("Light", "Dark"):
         command(page, "apputils:change-theme", {"theme": f"JupyterLab {theme}"})
@@ -170,6 +170,38 @@ def test_run_all_cells(lab, page, notebook):
     assert seen["pictures"] > 2
     assert (seen["unseen"], seen["wide"], page.faults) == ([], [], [])
     assert git_status() == before
+
+
+def test_what_is_wrong_is_seen(lab, page):
+    """The test above passes where nothing is found; here there is something of each kind."""
+    prose = "![gone](gone.png) ![elsewhere](https://example.com/a.png)\n\n" + table(["wide" * 20] * 5)
+    sources = ("import sys; print('beside', file=sys.stderr)", f"print({'wide ' * 40!r})", "1 / 0", "'behind'")
+    cells = [nbformat.v4.new_markdown_cell(prose), *map(nbformat.v4.new_code_cell, sources)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # else JupyterLab asks which
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), lab["folder"] / "wrong.ipynb")
+    seen = run_all_cells(page, lab, "wrong")
+    assert "ZeroDivisionError" in seen["errors"][0]
+    assert seen["stderr"] == ["beside"]
+    assert seen["prompts"] == ["[1]:", "[2]:", "[3]:", "[ ]:"]
+    assert len(seen["unseen"]) == seen["pictures"] == 2
+    assert seen["wide"]
+    assert "asks for https://example.com/a.png" in page.faults
+    assert any("gone.png" in fault for fault in page.faults)
+
+
+def table(cells: list[str]) -> str:
+    """Return a Markdown table of one row."""
+    return "".join(f"|{'|'.join(row)}|\n" for row in (cells, ["---"] * len(cells), cells))
+
+
+def run_all_cells(page, lab: dict, notebook: str) -> dict:
+    """Open a notebook, wait for its kernel, run all cells, and return what `LOOK` sees then."""
+    page.goto(f"{lab['url']}lab/workspaces/{notebook}/tree/{notebook}.ipynb?token={lab['token']}")
+    page.wait_for_function(
+        f"() => {WIDGET}?.context?.sessionContext.session?.kernel?.status == 'idle'", timeout=120_000
+    )
+    command(page, "notebook:run-all-cells")
+    return wait_until_idle(page)
 
 
 def git_status() -> str:
