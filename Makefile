@@ -39,9 +39,8 @@ site: install
 	$(BIN)/python -m cifar_helpers site
 
 # JupyterLab in a browser: every notebook is run and looked at; screenshots in build/browser. Wants Debian's chromium.
-browser-test: install
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[browser]' || exit 1
-	$(BIN)/pytest -m browser -p no:xdist tests/test_browser.py
+browser-test: .venv/browser
+	$(BIN)/pytest -m browser tests/test_browser.py
 
 # Some five minutes of one core: processes are killed at every moment, and nothing may be lost.
 faults: install
@@ -80,6 +79,10 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	touch $@
+
+.venv/browser: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[browser]' $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	touch $@
 
 # Write the account that publishes this copy wherever it stands: make address REPOSITORY=account/name
