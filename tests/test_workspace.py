@@ -244,7 +244,12 @@ def test_without_cifar_out_everything_goes_below_build_lab(home, figure, sources
     here.log_run(RECORD, "cifar10")
     here.save_logits(RECORD, torch.ones(2, 2), {"weights": "w"})
     save_tensors(here.checkpoint("cnn"), {"0.weight": torch.ones(2)}, {})
-    written = {path.relative_to(home / "build" / "lab").as_posix() for path in written_below(home)}
+    lab = home / "build" / "lab"
+    written = {path.relative_to(lab).as_posix() for path in written_below(home) if path.is_relative_to(lab)}
+    assert {path.relative_to(home).parts[:2] for path in written_below(home)} == {
+        ("build", "lab"),
+        ("build", "checkpoints"),
+    }
     assert written >= {"figures/01_a.png", "figures/runs.jsonl", "figures/logits/cnn-val.safetensors"}
     assert any(path.endswith("/cnn.safetensors") for path in written)
 
@@ -274,6 +279,16 @@ def test_checkpoints_lie_below_build_apart_by_notebook_source_and_profile(home):
     assert len(paths) == 4
     assert all(path.is_relative_to(home / "build" / "lab" / "checkpoints" / "01_x") for path in paths)
     assert {path.name for path in paths} == {"linear-0.5.safetensors"}
+
+
+def test_recipes_of_the_lab_lie_where_run_and_publishing_find_them(home, monkeypatch):
+    found = [locate_workspace("01_x", "laptop", "cpu", ["real"]).recipes]
+    for out in ("build", "build/lab", "."):
+        monkeypatch.setenv("CIFAR_OUT", str(home / out))
+        found.append(locate_workspace("01_x", "laptop", "cpu", ["real"]).recipes)
+    assert set(found) == {home / "build" / "checkpoints"}
+    monkeypatch.setenv("CIFAR_OUT", str(home / "elsewhere"))
+    assert locate_workspace("01_x", "laptop", "cpu", ["real"]).recipes == home / "elsewhere" / "checkpoints"
 
 
 def test_home_is_the_project_around_the_package_else_the_current_folder(tmp_path, monkeypatch):

@@ -362,7 +362,7 @@ def read_result(row: dict[str, Any], workspace: Workspace, logits: bool) -> Reci
 def checkpoint_of(run: str, experiment: Experiment, workspace: Workspace) -> Path:
     """Return where the weights of a run are kept: the same for every notebook, another for every experiment."""
     plain = {"model": experiment.model.to_dict(), "training": experiment.training.to_dict()}
-    return replace(workspace, notebook="recipes").checkpoint(f"{run}-{hash_json(plain)}")
+    return replace(workspace, notebook="recipes", checkpoints=workspace.recipes).checkpoint(f"{run}-{hash_json(plain)}")
 
 
 def describe_chain() -> list[str]:

@@ -77,6 +77,12 @@ class Workspace:
     def test_access_log(self) -> Path:
         return self.figures / "test_access.jsonl"
 
+    @property
+    def recipes(self) -> Path:
+        """Where the weights of recipes are kept, for all notebooks: those trained in the lab are found by `run` too."""
+        lab = (home_folder() / LAB).resolve()
+        return lab.parent / "checkpoints" if self.checkpoints == lab / "checkpoints" else self.checkpoints
+
     def checkpoint(self, name: str) -> Path:
         """Return the path of the checkpoint of the run called `name`; never among the figures, never in git.
 
@@ -173,6 +179,7 @@ def open_workspace(notebook: str, profile: str, device: str, sources: Iterable[s
     if not is_project(workspace.root):
         claim_folder(workspace.figures)
     claim_folder(workspace.checkpoints)
+    claim_folder(workspace.recipes)
     judged = describe_judged([notebook], profile, workspace.data_source)
     if judged and is_main_process():
         print(judged)
