@@ -173,3 +173,11 @@ def test_the_pictures_of_a_folder_come_by_name(tmp_path):
     for folder in (tmp_path / "more", tmp_path / "nowhere"):
         with pytest.raises(ValueError, match=r"folder=.*one with pictures in it"):
             find_pictures(folder)
+
+
+def test_a_network_in_training_mode_answers_as_in_evaluation_and_stays_in_it(trained):
+    classifier = load_model(trained[0])
+    expected = classifier.predict(picture(200))
+    classifier.model.train()
+    assert classifier.predict(picture(200)) == expected
+    assert classifier.model.training

@@ -1,10 +1,13 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from cifar_helpers._hashing import hash_json
-from cifar_helpers.data.transforms import Cutout, Flip, PadCrop
+from cifar_helpers.data.transforms import Cutout, Flip, Normaliser, PadCrop
+from cifar_helpers.models.networks import make_model
+from cifar_helpers.runtime import make_generator
 from cifar_helpers.training.config import TrainConfig
 
 
@@ -85,3 +88,14 @@ def test_an_augmentation_of_others_is_named_when_a_configuration_comes_back():
     plain = TrainConfig(augment=(lambda image: image,)).to_dict()
     with pytest.raises(ValueError, match=r"augment='.*<lambda>' is not allowed: .*replace\(config, augment="):
         TrainConfig.from_dict(plain)
+
+
+def test_numbers_of_numpy_count_as_those_of_python():
+    """JSON knows no others, and a seed of NumPy would begin another stream."""
+    given = TrainConfig(epochs=np.int64(3), seed=np.int64(5), lr=np.float64(0.5), augment=(PadCrop(np.int64(2)),))
+    assert given == TrainConfig(epochs=3, seed=5, lr=0.5, augment=(PadCrop(2),))
+    assert json.dumps(given.to_dict()) == json.dumps(TrainConfig.from_dict(given.to_dict()).to_dict())
+    assert type(given.seed) is int
+    assert make_generator("order", np.int64(5)).initial_seed() == make_generator("order", 5).initial_seed()
+    assert json.dumps(make_model("linear", np.int64(4), seed=np.int64(1)).spec)
+    assert json.dumps(Normaliser(np.float32([0.5] * 3), np.float32([0.25] * 3)).to_dict())

@@ -296,6 +296,8 @@ def test_a_loader_serves_what_batches_serve_and_memory_does_not_hold(animals, wo
     expected = next(batches[0].ordered())[0]
     assert torch.equal(next(unshuffled.ordered())[0], expected)
     assert not torch.equal(next(iter(unshuffled))[0], expected)
+    chosen = PictureLoader(inverted, batches[0].normaliser, device="cpu", sampler=[0, 11])
+    assert next(iter(chosen))[1].tolist() == [0, 1]
     model = build_model(ModelConfig("cnn", width=0.1), train)
     assert evaluate(model, val) == evaluate(model, batches[1])
 

@@ -1055,3 +1055,10 @@ def test_more_epochs_say_how_to_go_on(tmp_path):
     fit(tiny_net(), *small_batches(), config, checkpoint=path)
     with pytest.raises(CheckpointError, match=r"config\.epochs \(1, now 2\).*to train on, give its weights"):
         fit(tiny_net(), *small_batches(), dataclasses.replace(config, epochs=2), checkpoint=path)
+
+
+def test_a_network_with_a_spec_of_its_own_kind_is_trained():
+    net = tiny_net()
+    net.spec = "my network, second try"
+    record = fit(net, *small_batches(), dataclasses.replace(TINY, epochs=1), device="cpu", verbose=False)
+    assert record.model["name"] == "Sequential"

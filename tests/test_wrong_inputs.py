@@ -367,7 +367,6 @@ ROWS = {
         ("an order by text", lambda p: PictureFolder(p, natural_order="yes"), "natural_order='yes' ... True or False"),
         ("a transform's class", lambda p: PictureFolder(p, transform=nn.Identity), "transform= ... this is a class"),
         ("several transforms", lambda p: PictureFolder(p, transform=[abs]), "transform= ... a function of one image"),
-        ("a side beyond any memory", lambda p: PictureFolder(p, size=10**6), "size=1000000 ... at most 16,384"),
         ("a picture by name", lambda p: pictures_of(p)["1.png"], "i='1.png' ... the number of a picture"),
         ("a half picture", lambda p: pictures_of(p)[0.5], "i=0.5 ... the number of a picture, 0 to 1"),
         ("pictures by their count", lambda p: pictures_of(p).read(2), "numbers=2 ... whole numbers, 0 to 1"),

@@ -27,7 +27,7 @@ from cifar_helpers._arguments import (
 from cifar_helpers._contract import Batch
 from cifar_helpers._hashing import hash_json, hash_tensors
 from cifar_helpers.data.download import DataError
-from cifar_helpers.data.pictures import check_size, to_square
+from cifar_helpers.data.pictures import to_square
 from cifar_helpers.data.transforms import Normaliser, describe_transform, stack_images
 from cifar_helpers.runtime import available_memory, is_main_process, pick_device
 
@@ -241,7 +241,7 @@ def _collate(normaliser: Normaliser, transform: object, items: Sequence[tuple[to
 
 def _check_arguments(folder: Any, name: str, size: Any, class_names: Any, transform: Any) -> None:
     require_choice("name", name, ("train", "val", "test"))
-    check_size(size)
+    require_whole("size", size, allowed="a whole number of pixels, 1 or more")
     require_path("folder", folder)
     if class_names is not None:
         require_names("class_names", class_names)
