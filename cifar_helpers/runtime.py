@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import re
+import shutil
 import statistics
 import sys
 import time
@@ -389,16 +390,32 @@ def _container_memory(groups: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 
 def doctor() -> list[tuple[str, str, str]]:
-    """Return rows (what, found, advice) on this machine; the advice is empty where all is well."""
-    device = pick_device()
+    """Return rows (what, found, advice) on this machine; the advice says what to do, and is empty where all is well."""
+    try:
+        device, wish = pick_device(), ""
+    except ValueError as error:  # CIFAR_DEVICE names one that is not here
+        device, wish = torch.device("cpu"), str(error)
     counts = sorted({1, torch.get_num_threads()})
     rates = {n: _matmul_rate(n) for n in counts}
     slow = rates[counts[-1]] < rates[1]
-    busy = "the cores are busy: OMP_NUM_THREADS=1 will be faster" if slow else ""
-    cuda = "" if device.type == "cuda" else "no GPU: a notebook says how long it takes here before it trains"
-    rows = [("environment", environment_line(device), ""), ("device", device_name(device), cuda)]
+    busy = "the cores are busy: end other programs, or set OMP_NUM_THREADS=1" if slow else ""
+    rows = [("environment", environment_line(device), ""), ("device", device_name(device), wish or _advise(device))]
     rows += [("threads", " · ".join(f"{n}: {rate:.0f} GFLOP/s" for n, rate in rates.items()), busy)]
     if device.type == "cpu":
         rates16 = _matmul_rate(counts[-1], torch.bfloat16) / rates[counts[-1]]
-        rows += [("bfloat16", f"{'yes' if cpu_has_bfloat16() else 'no'}, {rates16:.1f} x the float32 rate", "")]
+        used = "yes" if cpu_has_bfloat16() else "no, float32 is used"
+        rows += [("bfloat16", f"{used}; {rates16:.1f} x the float32 rate", "")]
+    memory = available_memory()
+    if memory is not None:
+        tight = "end other programs: a notebook takes up to 3 GiB in profile quick" if memory < 3 * 2**30 else ""
+        rows += [("memory", f"{memory / 2**30:.1f} GiB free", tight)]
     return rows
+
+
+def _advise(device: torch.device) -> str:
+    """Return what to do about a device that is slow."""
+    if device.type != "cpu":
+        return ""
+    if shutil.which("nvidia-smi"):
+        return f"torch {torch.__version__} does not see the NVIDIA GPU: pip install --upgrade torch, or a newer driver"
+    return "no GPU: begin with CIFAR_PROFILE=quick; every notebook says how long it takes here before it trains"

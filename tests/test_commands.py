@@ -13,9 +13,11 @@ import nbformat
 import pytest
 from notebook_files import write_notebook
 
+import cifar_helpers
 from cifar_helpers.course import commands, execution
 from cifar_helpers.course.commands import main
 from cifar_helpers.course.notebooks import Progress, find_notebooks, hold_output
+from cifar_helpers.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -128,9 +130,36 @@ def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["run", "--only", "09"], "only='09': no such notebook in {project}/notebooks, which holds 01_good: "),
+        (["run", "--only", "9"], "--only 9: no such notebook in {project}/notebooks, which holds 01_good: "),
+        (["run", "--only", "1", "09"], "--only 09: no such notebook"),
         (["run", "--notebooks", "nowhere"], "expected the folder notebooks/ of the repository"),
-        (["run", "--out", "notebooks/01_good.ipynb"], "Not a directory"),
+        (["run", "--out", "notebooks/01_good.ipynb"], "--out='notebooks/01_good.ipynb' is not allowed: a folder, and"),
+        (["run", "--out", "notebooks/01_good.ipynb/below"], "01_good.ipynb is a file"),
+        (
+            ["run", "--profile", "quik"],
+            "--profile='quik' is not known: choose one of quick, laptop, full. Did you mean",
+        ),
+        (
+            ["run", "--data", "reel"],
+            "--data='reel' is not known: choose one of auto, real, synthetic. Did you mean 'real'?",
+        ),
+        (["run", "--profiles=quick"], "option='--profiles' is not known: choose one of --out, --profile, --data, "),
+        (["run", "--only"], "--only: expected at least one argument; more: python -m cifar_helpers run --help"),
+        (["train", "final", "--dataset", "imagenet"], "--dataset='imagenet' is not known: choose one of cifar10, "),
+        (["train", "final", "--data", "cifar100"], "--data='cifar100' is not known: write --dataset cifar100"),
+        (["train", "finel"], "recipe='finel' is not known: choose one of baseline"),
+        (
+            ["train", "final", "--seed", "x"],
+            "--seed: invalid int value: 'x'; more: python -m cifar_helpers train --help",
+        ),
+        (["train", "final", "--seed", "-1"], "--seed=-1 is not allowed: a whole number from 0"),
+        (["train"], "required: RECIPE; more: python -m cifar_helpers train --help"),
+        (
+            ["rnu"],
+            "command='rnu' is not known: choose one of run, publish, train, data, report, doctor. Did you mean 'run'?",
+        ),
+        (["doctor", "now"], "'now' is one word too many; more: python -m cifar_helpers doctor --help"),
+        (["doctor", "--now"], "'--now' is one word too many"),
     ],
 )
 def test_what_the_caller_must_mend_is_said_with_status_2(project, capsys, arguments, words):
@@ -139,6 +168,51 @@ def test_what_the_caller_must_mend_is_said_with_status_2(project, capsys, argume
     assert words.format(project=project) in printed
     assert printed.count("\n") == 1
     assert not (project / "build").exists()
+
+
+def test_without_a_command_it_shows_the_help_and_does_nothing(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert "examples:\n  python -m cifar_helpers doctor\n" in said.out
+    assert said.err == ""
+
+
+def test_it_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"cifar_helpers {cifar_helpers.__version__}\n"
+
+
+@pytest.mark.parametrize("name", list(commands._EXAMPLES))
+def test_the_examples_of_the_help_are_understood(name, capsys):
+    with pytest.raises(SystemExit):
+        main([*filter(None, [name]), "--help"])
+    examples = capsys.readouterr().out.split("examples:\n")[1].splitlines()
+    assert examples
+    for example in examples:
+        words = example.split("#")[0].split("|")[0].removeprefix("  python -m cifar_helpers ").split()
+        if words[0] != "COMMAND":
+            assert callable(commands._parse(words).command)
+
+
+def test_some_notebooks_are_run_by_their_numbers(project, capsys):
+    for number in ("02", "03"):
+        write_notebook(project / "notebooks" / f"{number}_more.ipynb", "1")
+    assert main(["run", "--only", "3", "01"]) == 0
+    copies = (project / "build" / "notebooks").glob("*.ipynb")
+    assert sorted(path.stem for path in copies) == ["01_good", "03_more"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="Windows closes its pipes in another way")
+def test_a_reader_that_goes_away_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    program = "from cifar_helpers.course import commands; commands.prepare = print; exit(commands.main(['data']))"
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_train_into_a_place_that_cannot_be_written_ends_in_one_line(project, capsys, monkeypatch):
@@ -218,7 +292,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(waiting, interru
     assert main(["run"]) == 130
     thread.join()
     said = capfd.readouterr()
-    assert said.err.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert said.err.splitlines()[-1] == "stopped; run again to resume"
     assert "Traceback" not in said.out + said.err
     assert "  cell 3: interrupted" in said.out.splitlines()
     page = (waiting / "build" / "report.html").read_text(encoding="utf-8")
@@ -235,6 +309,65 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(waiting, interru
     assert all(name in page for name in ("01_first", "02_waits", "03_last"))
     assert main(["run", "--only", "03"]) == 0  # that is another run, and the whole one is over
     assert executions(waiting) == "12233"
+
+
+# What somebody types who trains, on data that are there at once.
+TRAIN_COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # heeded also where a shell began this in its background
+sys.path.insert(0, sys.argv.pop(1))
+from small import synthetic_split
+from cifar_helpers.course import commands
+from cifar_helpers.data.datasets import Dataset
+splits = [synthetic_split(count, 10, name) for count, name in ((800, "train"), (100, "val"), (20, "test"))]
+commands.load_data = lambda *_, **__: Dataset("cifar10", "synthetic", *splits)
+commands.expect = lambda *_: "a moment"
+sys.exit(commands.main(["train", "lenet", "--profile", "quick"]))
+"""
+
+
+def train(project, interrupt_after=None) -> tuple[int, str, str]:
+    """Train in a process, and send it what Ctrl-C sends when it has printed a line with these words."""
+    command = [sys.executable, "-c", TRAIN_COMMAND, str(Path(__file__).parent)]
+    environment = {**os.environ, "CIFAR_OUT": str(project / "out")}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        printed = ""
+        for line in process.stdout:
+            printed += line
+            if interrupt_after and interrupt_after in line:
+                process.send_signal(signal.SIGINT)
+        return process.wait(), printed, process.stderr.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGINT for one process")
+def test_training_that_is_stopped_names_the_checkpoint_and_goes_on_from_it(tmp_path):
+    status, _, said = train(tmp_path, interrupt_after="epoch 1/6")
+    assert status == 130
+    assert said.startswith("stopped; run again to resume from ")
+    assert said.count("\n") == 1
+    checkpoint = Path(said.removeprefix("stopped; run again to resume from ").strip())
+    done = len(load_checkpoint(checkpoint).history)
+    assert 1 <= done < 6
+    status, printed, said = train(tmp_path)
+    assert (status, said) == (0, "")
+    assert f"goes on from {checkpoint.name} after epoch {done}\n" in printed
+    assert len(load_checkpoint(checkpoint).history) == 6
+
+
+def test_training_that_is_stopped_before_its_first_epoch_says_so(project, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    data = SimpleNamespace(source="synthetic", title="no data", name="cifar10")
+    monkeypatch.setattr(commands, "load_data", lambda *_, **__: data)
+    monkeypatch.setattr(commands, "recipe_work", lambda *_: None)
+    monkeypatch.setattr(commands, "expect", lambda *_: "a moment")
+    monkeypatch.setattr(commands, "train_recipe", stop)
+    monkeypatch.setenv("CIFAR_OUT", str(project / "out"))
+    assert main(["train", "lenet", "--profile", "quick"]) == 130
+    assert capsys.readouterr().err == "stopped; run again to resume; no epoch of lenet-cifar10 is done yet\n"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
@@ -319,6 +452,28 @@ def test_outside_the_repository_one_sentence_says_what_is_needed(tmp_path):
     assert done.stderr.startswith(f"no notebooks in {tmp_path.resolve() / 'notebooks'}: expected the folder notebooks/")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_doctor_says_what_to_do_about_what_it_finds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"half a file")
+    (tmp_path / "file").write_text("no folder")
+    for name, value in {"PROFILE": "quik", "DEVICE": "cuda:99", "DATA_DIR": ".", "OUT": "file/below"}.items():
+        monkeypatch.setenv(f"CIFAR_{name}", value)
+    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "nbclient" else name)
+    monkeypatch.setattr(commands, "home_folder", lambda: tmp_path)
+    assert main(["doctor"]) == 0
+    rows = capsys.readouterr().out.replace("\n             -> ", " -> ").splitlines()
+    advice = {row.split()[0]: row.split(" -> ")[1] for row in rows if " -> " in row}
+    assert advice["CIFAR_PROFILE"] == "set CIFAR_PROFILE to one of quick, laptop, full, or unset it"
+    assert "device='cuda:99' was asked for" in advice["device"]
+    assert advice["notebooks"].startswith("pip install 'cifar-helpers[notebooks]'")
+    assert advice["CIFAR-10"].startswith(f"delete {tmp_path / 'cifar-10-batches-py' / 'test_batch'}, then: python -m ")
+    assert advice["CIFAR-100"].startswith("python -m cifar_helpers data fetches it (169 MB)")
+    assert "clone it" in advice["home"]
+    assert advice["checkpoints"] == advice["figures"] == "cannot be written: set CIFAR_OUT to another folder"
+    assert "data" not in advice
 
 
 def test_doctor_prints_the_machine_and_where_everything_goes(tmp_path, monkeypatch, capsys):

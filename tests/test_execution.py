@@ -19,6 +19,8 @@ from cifar_helpers.course.execution import (
 )
 from cifar_helpers.course.notebooks import NotebookResult, find_notebooks, notebook_metadata
 
+ROOT = Path(__file__).resolve().parents[1]
+
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
@@ -74,9 +76,13 @@ def test_notebooks_are_found_in_order_and_by_number(tmp_path):
     for name in ("10_b.ipynb", "02_a.ipynb", "notes.ipynb"):
         write_notebook(tmp_path / name)
     assert [path.name for path in find_notebooks(tmp_path)] == ["02_a.ipynb", "10_b.ipynb"]
-    assert [path.name for path in find_notebooks(tmp_path, "10")] == ["10_b.ipynb"]
-    with pytest.raises(ValueError, match="only='07'"):
-        find_notebooks(tmp_path, "07")
+    assert [path.name for path in find_notebooks(tmp_path, ["10"])] == ["10_b.ipynb"]
+    assert [path.name for path in find_notebooks(tmp_path, ["notebooks/10_b.ipynb", "2"])] == [
+        "02_a.ipynb",
+        "10_b.ipynb",
+    ]
+    with pytest.raises(ValueError, match="--only 7: no such notebook"):
+        find_notebooks(tmp_path, ["2", "7"])
 
 
 def test_pieces_of_a_stream_are_joined():
@@ -94,10 +100,10 @@ def test_outside_the_repository_it_is_said_what_is_needed(tmp_path):
     ) as error:
         find_notebooks(tmp_path / "notebooks")
     assert "git clone https://" in str(error.value)
-    assert "--notebooks FOLDER" in str(error.value)
+    assert f"--notebooks {ROOT / 'notebooks'}" in str(error.value)
     write_notebook(tmp_path / "notes.ipynb")
     with pytest.raises(ValueError, match="no notebooks in"):
-        find_notebooks(tmp_path, "01")
+        find_notebooks(tmp_path, ["01"])
 
 
 def test_an_executed_copy_takes_the_place_of_its_source_alone(tmp_path):

@@ -42,7 +42,7 @@ def imported(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             assert not any(alias.name.startswith("cifar_helpers") for alias in node.names), "write from cifar_helpers…"
         elif isinstance(node, ast.ImportFrom) and node.module == "cifar_helpers":
-            found |= {alias.name for alias in node.names}
+            found |= {"__init__" if alias.name == "__version__" else alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cifar_helpers."):
             base = node.module.removeprefix("cifar_helpers.")
             found |= {f"{base}.{a.name}" if f"{base}.{a.name}" in MODULES else base for a in node.names}

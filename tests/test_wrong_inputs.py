@@ -1483,8 +1483,16 @@ ROWS = {
             "no notebooks in ... expected the folder notebooks/",
         ),
         ("a folder by number", lambda p: notebooks.find_notebooks(3), "folder=3 ... a path"),
-        ("another number", lambda p: notebooks.find_notebooks(write(p / "01_a.ipynb").parent, "99"), "only='99'"),
-        ("a number by number", lambda p: notebooks.find_notebooks(write(p / "01_a.ipynb").parent, 1), "only=1 ... 01"),
+        (
+            "another number",
+            lambda p: notebooks.find_notebooks(write(p / "01_a.ipynb").parent, ["99"]),
+            "--only 99: no such",
+        ),
+        (
+            "a number by number",
+            lambda p: notebooks.find_notebooks(write(p / "01_a.ipynb").parent, "1"),
+            "only='1' ... 01",
+        ),
         ("no notebook", lambda p: notebooks.Progress(p, [write(p / "01_a.ipynb")], {}), "is no notebook of format 4"),
         (
             "copies over the notebooks",

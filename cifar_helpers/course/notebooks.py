@@ -21,6 +21,7 @@ from cifar_helpers.course._ownership import (
     claim_folder,
     digest_cells,
     is_own_file,
+    is_project,
     remove_own_files,
     require_own_file,
     require_own_folder,
@@ -68,29 +69,39 @@ class NotebookResult:
     interrupted: bool = False
 
 
-def find_notebooks(folder: Path, only: str | None = None) -> list[Path]:
-    """Return the numbered notebooks of a folder in order, or those whose name starts with `only`.
+def find_notebooks(folder: Path, only: Sequence[str] = ()) -> list[Path]:
+    """Return the numbered notebooks of a folder in order, or those of them whose names begin as `only` says.
+
+    Args:
+        only: numbers, such as "1" or "01", names or paths.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or none for one of `only`.
     """
     require_path("folder", folder)
-    numbered = only is None or isinstance(only, str)
-    require(numbered, "only", only, "the number of a notebook as a text, such as '01'")
+    numbered = isinstance(only, list | tuple) and all(isinstance(number, str) for number in only)
+    require(numbered, "only", only, "numbers of notebooks as texts, such as ['01', '03']")
     found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise ValueError(
             f"no notebooks in {folder.resolve()}: expected the folder notebooks/ of the repository "
-            f"(git clone {repository_address()}, then cd into it), or --notebooks FOLDER"
+            f"(git clone {repository_address()}, then cd into it), or --notebooks {_own_folder()}"
         )
-    chosen = [path for path in found if path.name.startswith(only or "")]
-    if not chosen:
-        raise ValueError(
-            f"only={only!r}: no such notebook in {folder.resolve()}, which holds "
-            f"{', '.join(path.stem for path in found)}: pass the number of one of them, or --notebooks FOLDER if those "
-            "of the course are elsewhere"
-        )
-    return chosen
+    chosen = {number: [path for path in found if path.name.startswith(Path(number).name.zfill(2))] for number in only}
+    for number, paths in chosen.items():
+        if not paths:
+            raise ValueError(
+                f"--only {number}: no such notebook in {folder.resolve()}, which holds "
+                f"{', '.join(path.stem for path in found)}: pass the number of one of them, or --notebooks FOLDER if "
+                "those of the course are elsewhere"
+            )
+    return sorted({path for paths in chosen.values() for path in paths}) if only else found
+
+
+def _own_folder() -> str:
+    """Return the notebooks of the repository around this package, where there is one."""
+    project = Path(__file__).resolve().parents[2]
+    return str(project / "notebooks") if is_project(project) else "FOLDER"
 
 
 def repository_address() -> str:

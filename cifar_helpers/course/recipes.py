@@ -54,6 +54,7 @@ __all__ = [
     "find_runs",
     "name_weights",
     "read_result",
+    "run_name",
     "sweep_experiments",
     "train_recipe",
 ]
@@ -189,7 +190,7 @@ RECIPES = {
 CHAIN = ("baseline", "cnn", "batchnorm", "augmented", "final")
 
 
-def _run_name(name: str, dataset: str, seed: int = 0) -> str:
+def run_name(name: str, dataset: str, seed: int = 0) -> str:
     """Return what the run of a recipe is called: `final-cifar10`; of another seed than 0, `final-cifar10-seed1`."""
     return f"{name}-{dataset}" + (f"-seed{seed}" if seed else "")
 
@@ -237,7 +238,7 @@ def train_recipe(
     experiment = recipe.experiment_for(budget, seed)
     train, val = dataset.train.take(budget.train_images), dataset.val.take(budget.eval_images)
     model, batches = _build(experiment, train, val, device)
-    run = _run_name(name, dataset.name, seed)
+    run = run_name(name, dataset.name, seed)
     path = checkpoint_of(run, experiment, workspace)
     record = fit(model, *batches, experiment.training, name=run, checkpoint=path)
     about = {"data": val.sha256, "weights": hash_weights(model), "tta": recipe.tta}
@@ -392,7 +393,7 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
     rows = [row for row in rows if known.items() <= row.items()]
 
     def of_profile(profile: str, seed: int) -> dict[str, dict[str, Any]]:
-        names = {_run_name(name, dataset, seed): name for name in RECIPES}
+        names = {run_name(name, dataset, seed): name for name in RECIPES}
         named = [(names[row["name"]], row) for row in rows if row["profile"] == profile and row["name"] in names]
         return {name: row for name, row in named if _is_of(row, RECIPES[name], seed)}
 
