@@ -399,10 +399,10 @@ def _doctor_command(args: argparse.Namespace) -> int:
     return 0
 
 
-Row = tuple[str, str, str]  # what, found, advice: as `runtime.doctor` returns them
+_Row = tuple[str, str, str]  # what, found, advice: as `runtime.doctor` returns them
 
 
-def _look_at_settings() -> list[Row]:
+def _look_at_settings() -> list[_Row]:
     """Return a row for each variable that is set, and what it may be where it is something else."""
     known = {"CIFAR_PROFILE": tuple(PROFILES), "CIFAR_DATA": _SOURCES}
     rows = []
@@ -415,7 +415,7 @@ def _look_at_settings() -> list[Row]:
     return rows
 
 
-def _look_at_packages() -> list[Row]:
+def _look_at_packages() -> list[_Row]:
     """Return a row for each extra of the package, and how to install what it lacks."""
     extras = {
         "notebooks": (
@@ -432,7 +432,7 @@ def _look_at_packages() -> list[Row]:
     return rows
 
 
-def _look_at_data() -> list[Row]:
+def _look_at_data() -> list[_Row]:
     """Return a row for each data set: whether its files are there and are the official ones."""
     rows, folder = [], data_folder().resolve()
     for source in SOURCES.values():
@@ -448,7 +448,7 @@ def _look_at_data() -> list[Row]:
     return rows
 
 
-def _look_at_folders() -> list[Row]:
+def _look_at_folders() -> list[_Row]:
     """Return where everything is read and written."""
     real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
     home = home_folder()
