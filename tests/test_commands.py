@@ -14,7 +14,7 @@ import pytest
 from notebook_files import write_notebook
 
 import cifar_helpers
-from cifar_helpers.course import commands, execution
+from cifar_helpers.course import commands, doctor, execution
 from cifar_helpers.course.commands import main
 from cifar_helpers.course.notebooks import Progress, find_notebooks, hold_output
 from cifar_helpers.training.checkpoint import load_checkpoint
@@ -461,8 +461,8 @@ def test_doctor_says_what_to_do_about_what_it_finds(tmp_path, monkeypatch, capsy
     (tmp_path / "file").write_text("no folder")
     for name, value in {"PROFILE": "quik", "DEVICE": "cuda:99", "DATA_DIR": ".", "OUT": "file/below"}.items():
         monkeypatch.setenv(f"CIFAR_{name}", value)
-    monkeypatch.setattr(commands, "find_spec", lambda name: None if name == "nbclient" else name)
-    monkeypatch.setattr(commands, "home_folder", lambda: tmp_path)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "nbclient" else name)
+    monkeypatch.setattr(doctor, "home_folder", lambda: tmp_path)
     assert main(["doctor"]) == 0
     rows = capsys.readouterr().out.replace("\n             -> ", " -> ").splitlines()
     advice = {row.split()[0]: row.split(" -> ")[1] for row in rows if " -> " in row}

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import require
+from cifar_helpers._arguments import require, require_model
 from cifar_helpers._contract import Batch, batch_doubts, batch_faults
 from cifar_helpers._hashing import hash_tensors
 from cifar_helpers.checks.pipeline import (
@@ -40,7 +40,6 @@ from cifar_helpers.checks.pipeline import (
     _NotApplicable,
     _one_epoch,
     _OutOfTime,
-    _require_module,
     _require_pipeline,
     _score,
     _take_steps,
@@ -94,7 +93,7 @@ def find_head(model: nn.Module, num_classes: int) -> nn.Module:
     Raises:
         ValueError: there is none.
     """
-    _require_module(model)
+    require_model(model)
     heads = [module for module in model.modules() if _weight_rows(module) == num_classes]
     if not heads:
         raise _NotApplicable(f"no layer has {num_classes} rows of weights, one per class")
@@ -282,7 +281,7 @@ def dependency_matrix(
     Raises:
         ValueError: no Module, or no images (N, 3, H, W) as the network takes them.
     """
-    _require_module(model)
+    require_model(model)
     right = isinstance(images, torch.Tensor) and images.is_floating_point() and images.ndim == 4
     require(right, "images", images, "normalised images, floating-point numbers of shape (N, 3, H, W)")
     model = copy.deepcopy(model).train()

@@ -18,9 +18,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from cifar_helpers import metrics
+from cifar_helpers._arguments import require_model
 from cifar_helpers._contract import Batch
 from cifar_helpers.checks.checks import CHECKS, find_head
-from cifar_helpers.checks.pipeline import Check, Pipeline, _ordered, _require_module, _require_pipeline
+from cifar_helpers.checks.pipeline import Check, Pipeline, _ordered, _require_pipeline
 from cifar_helpers.data.batches import Batches
 from cifar_helpers.data.transforms import Normaliser
 from cifar_helpers.models.networks import Described
@@ -413,7 +414,7 @@ MUTANTS = (
 
 def possible_mutants(model: nn.Module) -> list[Mutant]:
     """Return the mutants that a network can have; one without BatchNorm cannot misuse it."""
-    _require_module(model)
+    require_model(model)
     has = lambda kind: any(isinstance(module, kind) for module in model.modules())  # noqa: E731
     return [mutant for mutant in MUTANTS if mutant.needs is None or has(mutant.needs)]
 

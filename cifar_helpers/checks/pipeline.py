@@ -22,7 +22,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from cifar_helpers import metrics
-from cifar_helpers._arguments import is_whole, require, require_function, require_names, require_whole
+from cifar_helpers._arguments import (
+    require,
+    require_function,
+    require_model,
+    require_names,
+    require_seed,
+    require_whole,
+)
 from cifar_helpers._contract import Batch, EpochBatches, Ordered
 from cifar_helpers.runtime import make_generator, private_randomness, seed_everything
 from cifar_helpers.training.evaluation import evaluate, evaluating
@@ -81,20 +88,16 @@ class Pipeline:
     kept: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _require_module(self.model)
+        require_model(self.model)
         optional = [name for name in ("build", "forward") if getattr(self, name) is not None]
         for name in ("loss", "make_optimizer", "train_epoch", "evaluate", *optional):
             require_function(name, getattr(self, name))
-        require(is_whole(self.seed), "seed", self.seed, "a whole number")
+        require_seed(self.seed)
         if self.frozen:
             require_names("frozen", self.frozen)
         if self.accumulate is not None:
             require_whole("accumulate", self.accumulate)
         require_whole("batch_size", self.batch_size)
-
-
-def _require_module(model: object) -> None:
-    require(isinstance(model, nn.Module), "model", model, "a torch.nn.Module")
 
 
 def _require_pipeline(name: str, pipeline: object) -> None:

