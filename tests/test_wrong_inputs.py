@@ -1511,8 +1511,8 @@ ROWS = {
     ],
 }
 
-# What runs whole notebooks, and the command line.
-ELSEWHERE = {"course.commands", "course.execution", "course.site"}
+# What runs whole notebooks, and the command line with what it alone calls.
+ELSEWHERE = {f"course.{name}" for name in ("colab", "commands", "doctor", "execution", "lab", "site")}
 
 
 def is_ours(error: BaseException) -> bool:
