@@ -8,7 +8,6 @@ Screenshots of all of it go to build/browser/, in the light and in the dark them
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -18,11 +17,9 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from browser import chromium
 
-sync_api = pytest.importorskip(
-    "playwright.sync_api",
-    reason="opens a browser: make browser-test, or pip install '.[browser]' and pytest -m browser",
-)
+pytest.importorskip("playwright.sync_api", reason="opens a browser: make browser-test, or pip install '.[browser]'")
 pytestmark = pytest.mark.browser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +27,6 @@ SHOTS = ROOT / "build" / "browser"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
 SECONDS = 1800  # for one notebook; a busy machine takes some times as long as a quiet one
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")  # else the one that Playwright fetches itself
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 WIDTH, HEIGHT = 1280, 1600  # of a laptop's window, and as much at once as a screenshot may well show
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"  # the one thing that a notebook asks of the internet
 
@@ -102,14 +96,8 @@ def wait_for_server(runtime: Path, process: subprocess.Popen) -> dict:
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        except sync_api.Error as error:
-            pytest.fail(f"no browser: apt-get install chromium, or python -m playwright install chromium ({error})")
-        yield chromium
-        chromium.close()
+    with chromium(missing=pytest.fail) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -156,7 +156,8 @@ def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys)
         (["train"], "required: RECIPE; more: python -m cifar_helpers train --help"),
         (
             ["rnu"],
-            "command='rnu' is not known: choose one of run, lab, publish, train, data, report, site, doctor. Did you mean 'run'?",
+            "command='rnu' is not known: choose one of run, lab, publish, train, data, report, site, doctor. "
+            "Did you mean 'run'?",
         ),
         (["doctor", "now"], "'now' is one word too many; more: python -m cifar_helpers doctor --help"),
         (["doctor", "--now"], "'--now' is one word too many"),
