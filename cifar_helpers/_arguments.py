@@ -91,8 +91,9 @@ def require_parameters(model: Any) -> None:
 
 
 def require_flag(argument: str, value: object) -> None:
-    """Raise a ValueError unless `value` is True or False."""
-    require(isinstance(value, bool | np.bool_), argument, value, "True or False")
+    """Raise a ValueError unless `value` is True or False, or 1 or 0, as other libraries have them."""
+    flag = isinstance(value, bool | np.bool_) or (is_whole(value) and value in (0, 1))
+    require(flag, argument, value, "True or False")
 
 
 def require_path(argument: str, value: object) -> None:

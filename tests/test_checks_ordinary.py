@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import ordinary
 import pytest
 import torch
@@ -394,6 +395,127 @@ def test_a_scheduler_among_the_arguments_is_bound_to_the_copy():
     )
     assert "the learning rate falls from 0.1" in found[0].why
     assert (optimizer.param_groups[0]["lr"], scheduler.last_epoch) == (0.1, 0)
+
+
+# --- what good code does besides ---
+
+
+class Listed(Pictures):
+    """Pictures with an attribute that other Datasets use for their files."""
+
+    def __init__(self, listed, name: str, part: str) -> None:
+        super().__init__(*levels(*((1000, "train") if part == "train" else (500, "val"))))
+        setattr(self, name, listed(part))
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("imgs", lambda part: [f"{part}{i}.png" for i in range(1000)]),
+        ("imgs", lambda part: np.array([f"{part}{i}.png" for i in range(1000)])),
+        ("samples", lambda part: [{"image": f"{part}{i}.png"} for i in range(1000)]),
+        ("samples", lambda part: [(np.zeros(3), i) for i in range(1000)]),
+    ],
+)
+def test_files_that_are_listed_otherwise_are_no_leak(name, listed):
+    data = loaders(*(Listed(listed, name, part) for part in ("train", "val")))
+    assert run(case(data=data), only=("leak",))[0].status == "PASS"
+
+
+def test_files_that_both_sets_list_are_a_leak():
+    data = loaders(*(Listed(lambda _: [(f"{i}.png", 0) for i in range(1000)], "samples", p) for p in ("train", "val")))
+    assert "files that training has" in run(case(data=data), only=("leak",))[0].why
+
+
+def test_labels_that_are_changed_when_they_are_served_are_not_compared_with_those_that_are_kept():
+    train, val = sets()
+    for part in (train, val):
+        part.targets, part.target_transform = part.targets + 3, lambda label: label - 3
+
+    class Served(Pictures):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, self.target_transform(label)
+
+    for part in (train, val):
+        part.__class__ = Served
+    assert run(case(data=loaders(train, val)), only=("classes seen",))[0].status in ("PASS", "SKIP")
+
+
+class Clipped(torch.optim.SGD):
+    """An optimizer with an attribute of its own."""
+
+    def __init__(self, *arguments, bound: float, **options) -> None:
+        super().__init__(*arguments, **options)
+        self.bound = bound
+
+    def step(self, closure=None):
+        nn.utils.clip_grad_norm_(self.param_groups[0]["params"], self.bound)
+        return super().step(closure)
+
+
+def test_hooks_and_attributes_of_an_optimizer_are_copied_and_its_step_is_not():
+    model = Net()
+    optimizer = Clipped(model.parameters(), lr=0.1, bound=0.5)
+    called = []
+    optimizer.register_step_pre_hook(lambda *_: called.append(True))
+    torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)  # it watches `optimizer.step`
+    before = hash_tensors(model.state_dict().values())
+    other = copy.deepcopy(model)
+    copied = adapters.copy_optimizer(optimizer, model)(other)
+    other(torch.ones(2, 3, 32, 32)).square().sum().backward()
+    copied.step()
+    assert copied.bound == 0.5
+    assert called
+    assert hash_tensors(model.state_dict().values()) == before
+    assert hash_tensors(p.detach() for p in other.parameters()) != hash_tensors(p.detach() for p in model.parameters())
+
+
+def test_one_cycle_and_a_variable_that_begins_as_none_are_no_bugs():
+    model, last = Net(), None
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=1000)
+
+    def loop(model, loader, optimizer, scheduler, criterion):
+        nonlocal last
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            last = loss.item()
+
+    parts = {"optimizer": optimizer, "scheduler": scheduler, "train_epoch": loop}
+    found = run(case(model, **parts), only=("fresh gradients", "tensors that move"), seconds=None)
+    assert [check.status for check in found] == ["PASS", "PASS"]
+    assert last is None
+
+
+def test_what_a_loop_collects_in_a_mapping_is_as_it_was():
+    history = {"loss": [1.0]}
+
+    def loop(model, loader, optimizer, criterion):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = criterion(model(x), y)
+            loss.backward()
+            optimizer.step()
+            history["loss"].append(loss.item())
+
+    assert run(case(train_epoch=loop), only=("fresh gradients",), seconds=None)[0].passed
+    assert history == {"loss": [1.0]}
+
+
+def test_a_sampler_without_a_length_is_gone_through():
+    class Endless:
+        def __iter__(self):
+            return iter(range(500))
+
+    train, val = sets()
+    data = DataLoader(train, 64, shuffle=True), DataLoader(val, 100, sampler=Endless())
+    found = run(case(data=data), only=("batch contract", "evaluation agrees"), seconds=None)
+    assert [check.status for check in found] == ["PASS", "PASS"]
 
 
 # --- time, output, continuous integration ---

@@ -33,7 +33,7 @@ def test_a_pretrained_network_is_what_its_card_says(dataset):
     learned = [w for name, w in found.weights.items() if not re.search(r"running|num_batches", name)]
     rounded = sum(w.numel() for w in learned if w.ndim >= 2)
     assert in_card("weights", dataset) == f"{sum(w.numel() for w in learned):,}, of them {rounded:,} in 8 bits"
-    assert in_card("SHA-256", dataset) == f"`{found.sha256[:16]}…`"
+    assert in_card("SHA-256 that the file carries", dataset) == f"`{found.sha256[:16]}…`"
     assert len(found.class_names) == SOURCES[dataset].num_classes
     assert {w.dtype for w in learned} == {torch.float32}
 

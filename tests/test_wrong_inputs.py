@@ -837,7 +837,7 @@ ROWS = {
         ("Nesterov without momentum", lambda p: training.make_optimizer(NET, lr=0.1, momentum=0), "nesterov=True"),
         ("half a layer", lambda p: enter(optim.freeze_layers(NET, 0.5)), "frozen_layers=0.5 ... whole number"),
         ("a matrix of whole numbers", lambda p: optim.orthogonalise(SQUARE.long()), "matrices= ... floating-point"),
-        ("Muon against the gradient", lambda p: optim.Muon(NET.parameters(), -1), "lr=-1 ... a positive number"),
+        ("Muon against the gradient", lambda p: optim.Muon(NET.parameters(), -1), "lr=-1 ... a number of 0 or more"),
         ("Muon on a bias", lambda p: muon_step(NET[0].bias), "params='one of shape (4,)' ... filters or matrices"),
     ],
     "training.records": [

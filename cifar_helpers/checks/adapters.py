@@ -12,6 +12,7 @@ import functools
 import inspect
 import re
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,8 @@ class Reported:
 def copy_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """Return a function from a copy of `model` to a copy of `optimizer`, with its state, over the copy's parameters.
 
-    What the optimizer holds and the model does not stays foreign to every copy.
+    What the optimizer holds and the model does not stays foreign to every copy. Hooks, such as one that clips, and the
+    attributes of a class of your own are copied too.
 
     Raises:
         ValueError: `optimizer` is none of torch's.
@@ -79,7 +81,14 @@ def copy_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> Callab
         if len(pairs) != len(list(model.parameters())) or any(p.shape != q.shape for p, q in pairs):
             values = {k: v for k, v in optimizer.param_groups[0].items() if k in optimizer.defaults}
             return type(optimizer)(other.parameters(), **values)  # another width
-        return copy.deepcopy(optimizer, {id(p): q for p, q in pairs})
+        memo: dict[int, Any] = {id(p): q for p, q in pairs}
+        copied = copy.deepcopy(optimizer, memo)
+        for name, value in vars(optimizer).items():  # `step` itself is one, where a scheduler watches it
+            if name not in vars(copied) and not name.startswith("_") and not callable(value):
+                setattr(copied, name, copy.deepcopy(value, memo))
+        for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+            getattr(copied, name).update(getattr(optimizer, name))
+        return copied
 
     return make
 
@@ -151,9 +160,10 @@ class _Cells(MutableMapping):
 
 def _is_set(cell: types.CellType) -> bool:
     try:
-        return cell.cell_contents is not None
+        cell.cell_contents  # noqa: B018
     except ValueError:  # a variable that has no value yet
         return False
+    return True
 
 
 def _spaces(function: Callable) -> list[MutableMapping[str, Any]]:
@@ -188,6 +198,14 @@ def optimizer_in(function: Callable) -> torch.optim.Optimizer | None:
     return found[0] if len(found) == 1 else None
 
 
+def _containers(value: Any) -> Iterator[Any]:
+    """Yield what a function may collect results in: a list, set, deque or mapping, and those in such a mapping."""
+    if isinstance(value, list | set | deque | dict):
+        yield value
+    if isinstance(value, dict):
+        yield from (inner for inner in value.values() if isinstance(inner, list | set | deque | dict))
+
+
 @contextmanager
 def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterator[None]:
     """Let every name by which a function finds the first of a pair stand for the second.
@@ -197,7 +215,7 @@ def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterat
     new = {id(old): value for old, value in exchanged if old is not None}
     spaces = _spaces(function)
     kept = [{name: value for name, value in space.items() if not name.startswith("__")} for space in spaces]
-    held = {id(v): (v, copy.copy(v)) for names in kept for v in names.values() if type(v) in (list, dict, set)}
+    held = {id(v): (v, copy.copy(v)) for names in kept for value in names.values() for v in _containers(value)}
     for space, names in zip(spaces, kept, strict=True):
         space.update({name: new[id(value)] for name, value in names.items() if id(value) in new})
     try:
@@ -209,7 +227,7 @@ def _in_place_of(function: Callable, exchanged: list[tuple[Any, Any]]) -> Iterat
             space.update(names)
         for container, values in held.values():
             container.clear()
-            container.extend(values) if isinstance(container, list) else container.update(values)
+            container.extend(values) if isinstance(container, list | deque) else container.update(values)
 
 
 def _stand_ins(

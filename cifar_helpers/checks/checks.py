@@ -477,6 +477,8 @@ def _record_gradients(pipeline: Pipeline, batches: int) -> _GradientRecorder:
     """Return the gradients of two passes over so many times the same batch, at weights that stay."""
     model = copy.deepcopy(pipeline.model)
     recorder, batch = _GradientRecorder(model), training_batch(pipeline, min(_STEPPING_IMAGES, pipeline.batch_size))
+    theirs = pipeline.make_optimizer(model).param_groups[0]  # what a scheduler may ask for
+    recorder.param_groups[0] |= {key: value for key, value in theirs.items() if key != "params"}
     model.register_forward_pre_hook(lambda *_: seed_everything(pipeline.seed))  # dropout repeats itself
     for _ in range(2):  # what the loop draws itself, as for mixup, repeats itself too
         _take_steps(pipeline, model, recorder, [batch] * batches, lambda _: seed_everything(pipeline.seed))

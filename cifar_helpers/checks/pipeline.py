@@ -12,7 +12,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -363,7 +363,8 @@ def _drawn(loader: DataLoader) -> list[int]:
     """Return the numbers of the examples that a loader serves in an epoch; no random number is used up."""
     with private_randomness(torch.device("cpu")):
         torch.manual_seed(0)
-        return list(itertools.islice(loader.sampler, len(loader.sampler)))  # type: ignore[arg-type]
+        count = len(loader.sampler if isinstance(loader.sampler, Sized) else loader.dataset)  # type: ignore[arg-type]
+        return list(itertools.islice(loader.sampler, count))
 
 
 def serve(pipeline: Pipeline, steps: int) -> Iterator[Batch]:

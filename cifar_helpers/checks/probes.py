@@ -7,6 +7,7 @@ augmentation that is too strong, a network or a rate that is merely not the best
 import copy
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
@@ -203,6 +204,8 @@ def check_classes(pipeline: Pipeline) -> _Found:
 def _all_labels(batches: Iterable[Any]) -> torch.Tensor | None:
     """Return the labels of a whole Dataset where it keeps them in one place; None where it does not."""
     dataset, indices = _unfold(batches)
+    if getattr(dataset, "target_transform", None) is not None:
+        return None  # others are served
     kept = getattr(dataset, "targets", getattr(dataset, "labels", None))
     tensors: Any = getattr(dataset, "tensors", ())
     kept = tensors[1] if kept is None and len(tensors) > 1 else kept
@@ -322,12 +325,20 @@ def _shared_rows(pipeline: Pipeline) -> float:
     (first, rows), (second, others) = _unfold(pipeline.train), _unfold(pipeline.val)
     if first is None or second is None or not len(others):
         return 0.0
-    files: list[Any] = [getattr(dataset, "samples", getattr(dataset, "imgs", None)) for dataset in (first, second)]
-    if all(files):
-        trained = {files[0][i][0] for i in rows.tolist()}
-        return float(np.mean([files[1][i][0] in trained for i in others.tolist()]))
+    files = [_listed_files(dataset) for dataset in (first, second)]
+    if files[0] and files[1]:
+        trained = {files[0][i] for i in rows.tolist()}
+        return float(np.mean([files[1][i] in trained for i in others.tolist()]))
     same = first is second or _same_storage(first, second)
     return torch.isin(others, rows).float().mean().item() if same else 0.0
+
+
+def _listed_files(dataset: Any) -> list[str]:
+    """Return the file of each item, as an ImageFolder lists them, (path, class); empty where a Dataset does not."""
+    listed = getattr(dataset, "samples", getattr(dataset, "imgs", None))
+    first = listed[0] if isinstance(listed, list) and listed else None
+    is_pair = isinstance(first, tuple | list) and bool(first) and isinstance(first[0], str | os.PathLike)
+    return [str(item[0]) for item in listed] if is_pair else []  # type: ignore[union-attr]
 
 
 def _same_storage(a: Any, b: Any) -> bool:

@@ -104,12 +104,12 @@ def save_rounded(path: str | Path, checkpoint: Checkpoint) -> str:
 
     Every row of weights (all that go into one output) has a scale of its own, so that its largest weight is 127, and no
     weight moves by more than half of a scale. Vectors, such as those of BatchNorm, stay as they are. `load_checkpoint`
-    gives float32 back; the state of the optimizer is left out.
+    gives float32 back, and `load_model` the network; to others the file is no state dict. The optimizer is left out.
     """
     weights: dict[str, torch.Tensor] = {}
     for name, tensor in checkpoint.weights.items():
         if tensor.is_floating_point() and tensor.ndim >= 2:
-            scales = tensor.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+            scales = tensor.float().flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / 127
             weights |= {name: (tensor / _by_row(scales, tensor)).round().to(torch.int8), f"{name}{_SCALE}": scales}
         else:
             weights[name] = tensor

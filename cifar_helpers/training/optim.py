@@ -15,7 +15,6 @@ from cifar_helpers._arguments import (
     require,
     require_choice,
     require_flag,
-    require_fraction,
     require_model,
     require_number,
     require_positive,
@@ -53,7 +52,9 @@ def lr_factor(schedule: str, progress: float, warmup: float = 0.0) -> float:
         ValueError: an unknown schedule, or a fraction that is none.
     """
     require_choice("schedule", schedule, SCHEDULES)
-    require_fraction("progress", progress, "a share of all steps, in [0, 1]")
+    near = is_number(progress) and -1e-6 <= progress <= 1 + 1e-6  # a sum of shares is seldom 1 to the last bit
+    require(near, "progress", progress, "a share of all steps, in [0, 1]")
+    progress = min(max(progress, 0.0), 1.0)
     require_share("warmup", warmup)
     if schedule == "one-cycle":
         top = warmup or 0.3
@@ -204,7 +205,7 @@ class Muon(torch.optim.Optimizer):
     cores = 1  # of a copy
 
     def __init__(self, params: Iterable[Any], lr: float = 0.2, momentum: float = 0.6) -> None:
-        require_positive("lr", lr)
+        require_number("lr", lr, 0)
         require_share("momentum", momentum)
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": True})
         self.cores = torch.get_num_threads()
@@ -322,6 +323,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     Raises:
         ValueError: `lr` is no number of 0 or more.
     """
+    lr = lr.item() if isinstance(lr, torch.Tensor) and lr.ndim == 0 else lr
     require_number("lr", lr, 0)
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", group.get("initial_lr", 1.0))
