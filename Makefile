@@ -1,6 +1,6 @@
 # `make run` shows, `make test` checks, `make publish` rewrites what is committed. Windows: see the README.
 PYTHON ?= python3
-PROFILE ?= quick
+PROFILE ?= $(or $(CIFAR_PROFILE),quick)
 CONSTRAINTS ?=
 # A test process on every core; a file of tests, or a notebook, stays in one process.
 PARALLEL ?= -n auto --dist loadfile
@@ -47,7 +47,7 @@ faults: install
 	$(BIN)/python benchmarks/faults.py --json benchmarks/results/faults.json
 
 # First the runs of which every notebook and the README speak; what is trained already is loaded.
-publish: PUBLISHED = $(if $(filter command line,$(origin PROFILE)),--profile $(PROFILE))
+publish: PUBLISHED = $(if $(filter command environment,$(firstword $(origin PROFILE))),--profile $(PROFILE))
 publish: install
 	CIFAR_OUT=. $(BIN)/python -m cifar_helpers train chain --data real $(PUBLISHED)
 	$(BIN)/python -m cifar_helpers publish $(PUBLISHED)
@@ -92,5 +92,7 @@ address:
 	old=$$(sed -n 's#^Repository = "https://github.com/\(.*\)"#\1#p' pyproject.toml) && \
 	  sed -i.bak "s#$$old#$(REPOSITORY)#g" $(ADDRESSED) && rm -f *.bak notebooks/*.bak
 
+# What can be made again; the notebooks that a reader has changed lie in build/lab, and stay.
 clean:
-	rm -rf build .venv
+	rm -rf .venv
+	test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name lab -exec rm -rf {} +

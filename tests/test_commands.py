@@ -14,7 +14,7 @@ import pytest
 from notebook_files import write_notebook
 
 import cifar_helpers
-from cifar_helpers.course import commands, doctor, execution
+from cifar_helpers.course import commands, doctor, execution, verdicts
 from cifar_helpers.course.commands import main
 from cifar_helpers.course.notebooks import Progress, find_notebooks, hold_output
 from cifar_helpers.training.checkpoint import load_checkpoint
@@ -127,9 +127,50 @@ def test_publish_refuses_a_lower_profile_than_the_published_one(project, capsys)
     assert "published in the higher profile 'laptop'" in capsys.readouterr().err
 
 
+def test_synthetic_data_do_not_replace_what_was_published_with_real_ones(project, monkeypatch, capsys):
+    notebook = project / "notebooks" / "01_good.ipynb"
+    output = nbformat.v4.new_output("stream", text="quick profile, real data: both\n")
+    cell = nbformat.v4.new_code_cell("print('quick')", execution_count=1, outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), notebook)
+    before = notebook.read_bytes()
+    monkeypatch.setattr(commands, "prepare", lambda *_: {"CIFAR_PROFILE": "quick", "CIFAR_DATA": "synthetic"})
+    assert main(["publish", "--profile", "quick", "--data", "auto"]) == 2
+    assert "01_good.ipynb was published with real data" in capsys.readouterr().err
+    assert notebook.read_bytes() == before
+
+
+def test_report_outside_the_repository_changes_nothing(tmp_path, monkeypatch, capsys):
+    before = verdicts.published_verdicts()
+    monkeypatch.setattr(commands, "home_folder", lambda: tmp_path)
+    assert main(["report"]) == 2
+    assert "is not the repository" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="the folder of the published notebooks"):
+        verdicts.write_published(tmp_path)
+    assert verdicts.published_verdicts() == before != {}
+
+
+def test_a_folder_on_a_drive_that_is_gone_cannot_be_written(monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    assert not doctor.can_write(Path("Z:/out"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs make")
+def test_make_clean_leaves_the_copies_of_a_reader(tmp_path):
+    (tmp_path / "Makefile").write_bytes((Path(commands.__file__).parents[2] / "Makefile").read_bytes())
+    for _ in range(2):  # the second time there is no build/
+        assert subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+        for name in ("build/lab/notebooks/mine.ipynb", "build/report.html", "build/figures/a.png", ".venv/installed"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+    assert subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["Makefile", "mine.ipynb"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["lab", "6"], "option='6' is not allowed: one of JupyterLab's; a single notebook is --only 6"),
         (["run", "--only", "9"], "--only 9: no such notebook in {project}/notebooks, which holds 01_good: "),
         (["run", "--only", "1", "09"], "--only 09: no such notebook"),
         (["run", "--notebooks", "nowhere"], "expected the folder notebooks/ of the repository"),
@@ -483,10 +524,11 @@ def test_doctor_prints_the_machine_and_where_everything_goes(tmp_path, monkeypat
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "torch" in lines[0]
-    where = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[-4:]}
-    assert list(where) == ["home", "data", "figures", "checkpoints"]
+    where = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines[-5:]}
+    assert list(where) == ["home", "data", "figures", "checkpoints", "recipes"]
     assert where["home"] == str(commands.home_folder())
     assert where["data"] == str(tmp_path / "data")
     assert where["figures"].startswith(f"{tmp_path / 'out' / 'figures'} (real data)")
     assert where["checkpoints"] == str(tmp_path / "out" / "checkpoints")
+    assert where["recipes"].startswith(str(tmp_path / "out" / "checkpoints"))
     assert not list(tmp_path.iterdir())

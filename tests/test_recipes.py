@@ -232,6 +232,26 @@ def test_only_runs_of_the_recipe_as_it_is_today_are_found(workspace):
     assert {name: one["val_accuracy"] for name, one in found.items()} == {"cnn": 0.7, "final": 0.8}
 
 
+def test_a_readers_run_is_newer_than_the_published_one_and_has_results_of_its_own(tmp_path, monkeypatch):
+    """Wherever her log is, and whatever its name sorts behind; `row` of the published results stays theirs."""
+    monkeypatch.setattr(recipes, "published_folder", lambda: tmp_path / "n" / "figures")
+    published = Workspace("p", "laptop", "cpu", "real", tmp_path / "n", tmp_path)
+    for folder in ("a", "z"):
+        mine = Workspace("m", "laptop", "cpu", "real", tmp_path / folder, tmp_path)
+        for here, date, accuracy in ((published, "2026-01-01", 0.7), (mine, "2026-01-01", 0.8)):
+            row = {"name": "cnn-cifar10", "dataset": "cifar10", "data_source": "real", "profile": "laptop"}
+            row |= {"notebook": "train", "date": date, "val_accuracy": accuracy, "run_hash": "r"}
+            row |= plain(RECIPES["cnn"].experiment_for(LAPTOP))
+            append_line(here.run_log, row)
+        about = {"run_hash": "r", "weights": "w", "profile": "laptop"}
+        save_tensors(kept_path(published.figures, "cnn-cifar10", "ranks"), {"ranks": torch.ones(2)}, about)
+        (found,) = find_runs("cifar10", mine).values()
+        assert found["val_accuracy"] == 0.8
+        assert recipes.read_result(found, mine, logits=False) is None
+        (theirs,) = find_runs("cifar10", published).values()
+        assert recipes.read_result(theirs, mine, logits=False) is not None
+
+
 def test_a_row_from_before_a_field_was_there_is_of_the_same_recipe():
     row = {"profile": "laptop"} | plain(RECIPES["cnn"].experiment)
     del row["config"]["layer_lr_decay"], row["model"]["activation"]

@@ -33,6 +33,7 @@ def saved_figures(source: str) -> dict[str, str]:
             if isinstance(target, ast.Name)
         }
         calls = [node for node in nodes if isinstance(node, ast.Call) and _is_save(node)]
+        calls.sort(key=lambda call: (call.lineno, call.col_offset))  # a walk goes by depth
         return {_text(call.args[1], texts): _text(call.args[2], texts) for call in calls}
     return {}
 
@@ -68,8 +69,11 @@ def add_alt_texts(cells: Iterable[Any], number: str = "", figures: Path | None =
         figures: the folder in which they were saved; None if they may not be those that the notebook shows.
     """
     for cell in cells:
+        saved = saved_figures(cell["source"])
         pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-        for picture, (name, caption) in zip(pictures, saved_figures(cell["source"]).items(), strict=False):
+        if len(pictures) != len(saved):
+            continue  # which of them is which nobody knows
+        for picture, (name, caption) in zip(pictures, saved.items(), strict=True):
             facts = read_figure_facts(figures / f"{number}_{name}.png") if figures else {}
             text = f"{as_sentence(facts['title'])} {caption}" if facts.get("caption") == caption else caption
             picture.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", text)

@@ -2,6 +2,8 @@
 
 import os
 
+from cifar_helpers.runtime import pick_device
+
 __all__ = ["KEEP", "colab_advice", "on_colab"]
 
 # A line for a cell above all others.
@@ -25,7 +27,7 @@ def colab_advice(profile: str) -> list[str]:
     if not on_colab():
         return []
     advice = []
-    if profile == "quick" and not os.environ.get("CIFAR_PROFILE"):
+    if profile == "quick" and not os.environ.get("CIFAR_PROFILE") and pick_device().type == "cpu":
         advice.append(
             "Colab without a GPU: the quick profile, a first look. For the accuracies of the course choose a GPU "
             "(Runtime, Change runtime type), or have patience: a cell above all others with %env CIFAR_PROFILE=laptop"

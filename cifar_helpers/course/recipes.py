@@ -346,7 +346,8 @@ def read_result(row: dict[str, Any], workspace: Workspace, logits: bool) -> Reci
 
     All parts are of the same weights: a run that was trained again and not evaluated again is missing.
     """
-    for figures in (workspace.figures, published_folder()):
+    published = [published_folder()] if row in read_lines(_published_log()) else []
+    for figures in (workspace.figures, *published):
         parts = {part: read_kept(kept_path(figures, row["name"], part)) for part in _PARTS}
         weights = parts["ranks"][1].get("weights")
         found = {
@@ -358,6 +359,10 @@ def read_result(row: dict[str, Any], workspace: Workspace, logits: bool) -> Reci
             both = (found[split].float() if split in found else None for split in ("val", "test"))
             return RecipeResult(row, found["ranks"], *both)
     return None
+
+
+def _published_log() -> Path:
+    return published_folder() / "runs.jsonl"
 
 
 def checkpoint_of(run: str, experiment: Experiment, workspace: Workspace) -> Path:
@@ -386,8 +391,8 @@ def find_runs(dataset: str, workspace: Workspace, seed: int = 0) -> dict[str, di
         ValueError: an unknown data set.
     """
     require_choice("dataset", dataset, SOURCES)
-    logs = {workspace.run_log, published_folder() / "runs.jsonl"}
-    rows = [row for log in sorted(logs) for row in read_lines(log)]
+    logs = dict.fromkeys((_published_log(), workspace.run_log))  # of two rows of a day the reader's own counts
+    rows = sorted((row for log in logs for row in read_lines(log)), key=lambda row: row["date"])
     rows = sorted(newest_rows(rows).values(), key=lambda row: row["date"])
     known = {"dataset": dataset, "data_source": workspace.data_source}
     rows = [row for row in rows if known.items() <= row.items()]

@@ -44,7 +44,7 @@ def write_site(home: Path, out: Path) -> Path:
     The page returned is index.html: the README. No page has a script or asks for anything outside.
 
     Raises:
-        ValueError: `home` is not the repository, `out` was not made by this program, or a notebook was not published.
+        ValueError: `home` is not the repository, or `out` was not made by this program.
     """
     require_path("home", home)
     require_path("out", out)
@@ -156,5 +156,5 @@ def _figures(path: Path) -> Iterator[str]:
             heading = ([heading, *re.findall(r"^##+ (.*)$", cell.source, flags=re.M)])[-1]
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
-                png, caption = base64.b64decode(output.data["image/png"]), output.metadata["image/png"]["alt"]
-                yield figure_block(png, heading, caption, path.stem, f"{path.stem}-{i}")
+                png, caption = output.data["image/png"], output.metadata.get("image/png", {}).get("alt", "")
+                yield figure_block(base64.b64decode(png), heading, caption, path.stem, f"{path.stem}-{i}")

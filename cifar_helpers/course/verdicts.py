@@ -43,7 +43,7 @@ def verdict(hypothesis: str, holds: bool, measured: str, *, judged: bool) -> tup
 
 
 def describe_judged(notebooks: Iterable[str], profile: str, data_source: str) -> str:
-    """Return a sentence on how many hypotheses of notebooks a profile can judge on such data; empty if all, or none.
+    """Return a sentence on how many hypotheses of notebooks a profile can judge on such data; empty if it judges all.
 
     Args:
         notebooks: their names, such as "04_cnn"; one that is not published has no hypotheses.
@@ -103,9 +103,10 @@ def write_published(notebooks: Path) -> Path:
     """Write the file of `published_verdicts` from the published notebooks in a folder; return its path.
 
     Raises:
-        ValueError: `notebooks` is no path.
+        ValueError: `notebooks` is no path, or there is none in the folder; nothing was written.
     """
     require_path("notebooks", notebooks)
     found = {path.stem: read_verdicts(path) for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))}
+    require(bool(found), "notebooks", notebooks, "the folder of the published notebooks")
     write_whole(_PUBLISHED, (json.dumps(found, ensure_ascii=False, indent=1) + "\n").encode())
     return _PUBLISHED
