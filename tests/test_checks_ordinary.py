@@ -507,6 +507,27 @@ def test_what_a_loop_collects_in_a_mapping_is_as_it_was():
     assert history == {"loss": [1.0]}
 
 
+def test_less_than_one_percent_is_no_fraction():
+    """Of a hundred classes an untrained network knows next to none, and at first none."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 100))
+    images = levels(400, "val")[0]
+    with torch.no_grad():
+        logits = model(images)
+    labels = logits.argmin(1)
+    labels[[100, 150]] = logits.argmax(1)[[100, 150]]
+    batches = list(zip(images.split(50), labels.split(50), strict=True))
+
+    def evaluate(model, batches):
+        model.eval()
+        with torch.no_grad():
+            hits = [(model(x).argmax(1) == y).float() for x, y in batches]
+        model.train()
+        return 100 * torch.cat(hits).mean().item()
+
+    (found,) = run_checks(model, (batches, batches), evaluate=evaluate, only=("accuracy recomputed",))
+    assert found.status == "PASS"
+
+
 def test_a_sampler_without_a_length_is_gone_through():
     class Endless:
         def __iter__(self):
